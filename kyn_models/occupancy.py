@@ -1,0 +1,148 @@
+"""From density to what a robot plans with: probabilities, volume bytes, grid cells, points. numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from kyn_models.types import UNKNOWN, Float32Array, Prediction, UInt8Array, VoxelGridSpec
+
+GridMode = Literal["trinary", "probability"]
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """How a column of the volume becomes one cell of the 2-D grid.
+
+    min_height_m, max_height_m: the band of heights above the road that counts.
+    occupied_above, free_below: probabilities; a cell between them is unknown.
+    mode: ``trinary`` gives 100, 0, -1; ``probability`` gives 0..100 with the same rule for unknown.
+    """
+
+    min_height_m: float = 0.3
+    max_height_m: float = 2.0
+    occupied_above: float = 0.65
+    free_below: float = 0.35
+    mode: GridMode = "trinary"
+
+    def __post_init__(self) -> None:
+        if not self.min_height_m < self.max_height_m:
+            raise ValueError(
+                f"grid.min_height_m: got {self.min_height_m}, expected less than grid.max_height_m {self.max_height_m}"
+            )
+        if not 0 < self.free_below <= self.occupied_above < 1:
+            raise ValueError(
+                f"grid.free_below, grid.occupied_above: got {self.free_below}, {self.occupied_above}, "
+                "expected 0 < free_below <= occupied_above < 1"
+            )
+        if self.mode not in ("trinary", "probability"):
+            raise ValueError(f"grid.mode: got {self.mode!r}, expected 'trinary' or 'probability'")
+
+
+def density_to_probability(sigma: np.ndarray) -> Float32Array:
+    """p = 1 - 2^(-2 sigma), float32: 0.5 at the published threshold sigma = 0.5."""
+    return np.asarray(1.0 - np.exp2(-2.0 * np.asarray(sigma, dtype=np.float32)), dtype=np.float32)
+
+
+def probability_to_byte(probability: np.ndarray) -> UInt8Array:
+    """round(254 p) as uint8; 255 stays free for *unknown*."""
+    return np.rint(254.0 * np.asarray(probability, dtype=np.float32)).astype(np.uint8)
+
+
+def _byte(probability: float) -> float:
+    return 254.0 * probability
+
+
+def volume_to_grid(volume: UInt8Array, spec: VoxelGridSpec, options: GridOptions) -> np.ndarray:
+    """The 2-D grid below a volume.
+
+    volume: (nz, ny, nx) uint8. Returns (ny, nx) int8: 100 if any valid cell of the height band exceeds
+    ``occupied_above``; 0 only if EVERY cell of the band is valid and below ``free_below``; else -1.
+    Raises ``ValueError`` if no cell centre lies in the band.
+    """
+    heights = spec.axes()[0]
+    rows = np.flatnonzero((heights > options.min_height_m) & (heights < options.max_height_m))
+    if rows.size == 0:
+        raise ValueError(
+            f"grid: got no cell centre between {options.min_height_m} and {options.max_height_m} m, "
+            f"expected some within grid.z_m = {spec.z_m}"
+        )
+    band = volume[rows[0] : rows[-1] + 1]
+    known = band != UNKNOWN
+    highest = np.where(known, band, 0).max(axis=0)
+    occupied = highest > _byte(options.occupied_above)
+    free = known.all(axis=0) & (highest < _byte(options.free_below))
+    if options.mode == "probability":
+        percent = np.rint(highest * (100 / 254.0)).astype(np.int8)
+        return np.where(occupied | known.all(axis=0), percent, np.int8(-1))
+    return np.where(occupied, np.int8(100), np.where(free, np.int8(0), np.int8(-1)))
+
+
+def occupied_cells(
+    volume: UInt8Array, spec: VoxelGridSpec, occupied_above: float
+) -> tuple[Float32Array, Float32Array, np.ndarray]:
+    """Cells over the threshold: (N, 3) float32 centres, (N,) float32 probabilities, (N,) flat indices."""
+    flat = volume.reshape(-1)
+    index = np.flatnonzero((flat > _byte(occupied_above)) & (flat != UNKNOWN))
+    z, y, x = spec.axes()
+    iz, iy, ix = np.unravel_index(index, spec.shape)
+    return (
+        np.stack([x[ix], y[iy], z[iz]], axis=-1).astype(np.float32),
+        (flat[index] / 254.0).astype(np.float32),
+        index,
+    )
+
+
+def obstacle_points(volume: UInt8Array, spec: VoxelGridSpec, options: GridOptions) -> Float32Array:
+    """(N, 3) float32 centres of occupied cells in the height band: marking points without ground and ceiling."""
+    centres, _, _ = occupied_cells(volume, spec, options.occupied_above)
+    return centres[(centres[:, 2] > options.min_height_m) & (centres[:, 2] < options.max_height_m)]
+
+
+def _pixel_rays(prediction: Prediction, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Depth and directions (z = 1, camera axes) of every ``step``-th pixel, flattened."""
+    assert prediction.depth_m is not None
+    k = prediction.intrinsics
+    rows = np.arange(step // 2, prediction.depth_m.shape[0], step)
+    columns = np.arange(step // 2, prediction.depth_m.shape[1], step)
+    v, u = np.meshgrid((rows - k.cy) / k.fy, (columns - k.cx) / k.fx, indexing="ij")
+    directions = np.stack([u, v, np.ones_like(u)], axis=-1).reshape(-1, 3)
+    return prediction.depth_m[np.ix_(rows, columns)].reshape(-1), directions
+
+
+def surface_points(prediction: Prediction, step: int = 2) -> tuple[Float32Array, UInt8Array]:
+    """The visible surface: (N, 3) float32 points in ``base_link`` and their (N, 3) uint8 RGB.
+
+    Every ``step``-th pixel of the depth image in both directions; pixels without a finite depth are left out.
+    Raises ``ValueError`` if the prediction holds no depth.
+    """
+    if prediction.depth_m is None:
+        raise ValueError("surface points: got a prediction without depth, expected one with the output 'depth'")
+    depth, directions = _pixel_rays(prediction, step)
+    good = np.isfinite(depth)
+    points = directions[good] * depth[good, None]
+    pose = prediction.base_from_camera
+    colours = prediction.image[step // 2 :: step, step // 2 :: step].reshape(-1, 3)[good]
+    return (points @ pose[:3, :3].T + pose[:3, 3]).astype(np.float32), colours
+
+
+def clearing_points(prediction: Prediction, options: GridOptions, range_m: float, step: int = 4) -> Float32Array:
+    """(N, 3) float32 ends of free rays in ``base_link``, for a costmap that clears what lies before them.
+
+    A ray ends one volume cell before its surface, at ``range_m`` from the camera at most; rays into the sky end at
+    ``range_m``. Only ends in the height band are kept. Raises ``ValueError`` without depth.
+    """
+    if prediction.depth_m is None:
+        raise ValueError("clearing points: got a prediction without depth, expected one with the output 'depth'")
+    depth, directions = _pixel_rays(prediction, step)
+    known = ~np.isnan(depth)
+    directions = directions[known]
+    norm = np.linalg.norm(directions, axis=1)
+    reach = np.minimum(depth[known] * norm - prediction.spec.resolution_m, range_m)
+    ends = directions * (np.maximum(reach, 0.0) / norm)[:, None]
+    pose = prediction.base_from_camera
+    ends = ends @ pose[:3, :3].T + pose[:3, 3]
+    band = (ends[:, 2] > options.min_height_m) & (ends[:, 2] < options.max_height_m)
+    return ends[band].astype(np.float32)
