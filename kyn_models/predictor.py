@@ -1,0 +1,224 @@
+"""Observation in, prediction out: the one path that robot, demo, evaluation and benchmark share. numpy and OpenCV.
+
+The predictor owns what no runtime needs to know: the warp to the canonical camera, which cells the camera can say
+anything about, and the meaning of the numbers. Its answers never depend on which other outputs are asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from kyn_models import occupancy, runtimes
+from kyn_models.artifact import Artifact
+from kyn_models.occupancy import GridOptions
+from kyn_models.runtimes.queries import PointQuery, Query, RayQuery, Step
+from kyn_models.types import (
+    UNKNOWN,
+    Float32Array,
+    Float64Array,
+    Intrinsics,
+    Observation,
+    Prediction,
+    UInt8Array,
+    VoxelGridSpec,
+)
+
+log = logging.getLogger(__name__)
+
+OUTPUTS = frozenset({"depth", "volume", "grid"})
+PREDICTED_FAMILIES = ("bts",)
+MAX_CELLS = 64_000_000
+"""Largest volume that is accepted (64 MB of bytes, about 20 GB of constants would be the next step)."""
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Everything that is constant while camera and mount stay: rebuilt when they change."""
+
+    intrinsics: Intrinsics
+    base_from_camera: Float64Array
+    step: Step
+    seen: np.ndarray
+    valid: np.ndarray
+
+
+class Predictor:
+    """A model ready to be asked.
+
+    artifact: checked model folder. runtime: a name of ``kyn_models.runtimes.NAMES``.
+    spec, grid: the voxel grid in ``base_link`` and the rule for the 2-D grid. depth_rays: (rows, columns) of rendered
+    rays. metric_scale: multiplies all distances. hood_mask: (H, W) of the source image, non-zero where the vehicle
+    itself is seen; what only such pixels see is unknown.
+    Raises ``ValueError`` for options out of range or a family this class does not run, ``RuntimeFailed``.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        runtime: str = "auto",
+        spec: VoxelGridSpec | None = None,
+        grid: GridOptions | None = None,
+        depth_rays: tuple[int, int] = (96, 320),
+        metric_scale: float = 1.0,
+        hood_mask: np.ndarray | None = None,
+        warn: runtimes.Warn = log.warning,
+    ) -> None:
+        if artifact.manifest.family not in PREDICTED_FAMILIES:
+            raise ValueError(
+                f"{artifact.path}: got a model of family {artifact.manifest.family!r}, "
+                f"expected one of {', '.join(PREDICTED_FAMILIES)}"
+            )
+        if not np.isfinite(metric_scale) or metric_scale <= 0:
+            raise ValueError(f"metric_scale: got {metric_scale}, expected a number above 0")
+        if len(depth_rays) != 2 or min(depth_rays) < 1:
+            raise ValueError(f"depth_rays: got {depth_rays}, expected [rows, columns], both above 0")
+        self.artifact = artifact
+        self.spec = spec or VoxelGridSpec()
+        self.grid = grid or GridOptions()
+        if int(np.prod(self.spec.shape)) > MAX_CELLS:
+            raise ValueError(
+                f"grid: got {int(np.prod(self.spec.shape)):,} cells, expected at most {MAX_CELLS:,}; "
+                "use a larger grid.resolution_m or smaller ranges"
+            )
+        occupancy.volume_to_grid(np.full(self.spec.shape, UNKNOWN, np.uint8), self.spec, self.grid)
+        self.depth_rays = (int(depth_rays[0]), int(depth_rays[1]))
+        self.metric_scale = float(metric_scale)
+        self.hood_mask = hood_mask
+        self._runtime = runtimes.choose(runtime, artifact, warn)
+        self._prepared: _Prepared | None = None
+
+    @property
+    def runtime_name(self) -> str:
+        return self._runtime.name
+
+    @property
+    def precision(self) -> str:
+        return self._runtime.precision
+
+    def prepare(self, intrinsics: Intrinsics, base_from_camera: np.ndarray) -> None:
+        """Build and warm up everything for one camera and mount (seconds). ``predict`` does it when they change.
+
+        intrinsics: of the rectified source image. Raises ``ValueError`` if the hood mask has another size.
+        """
+        camera = self.artifact.camera
+        seen = camera.seen(intrinsics)
+        if self.hood_mask is not None:
+            if self.hood_mask.shape[:2] != (intrinsics.height, intrinsics.width):
+                raise ValueError(
+                    f"hood_mask: got {self.hood_mask.shape[1]}x{self.hood_mask.shape[0]} pixels, "
+                    f"expected {intrinsics.width}x{intrinsics.height} as the image"
+                )
+            seen &= ~camera.warp_mask(self.hood_mask, intrinsics)
+        points = self._cells_in_camera(base_from_camera)
+        valid = self._visible(points, seen)
+        queries: dict[str, Query] = {"depth": RayQuery(self._directions()), "volume": PointQuery(points[valid])}
+        self._prepared = _Prepared(intrinsics, base_from_camera, self._runtime.prepare(queries), seen, valid)
+
+    def predict(self, observation: Observation, outputs: Iterable[str] = OUTPUTS) -> Prediction:
+        """What the model says about the key frame; only the named outputs (``depth``, ``volume``, ``grid``).
+
+        Raises ``ValueError`` for an unknown output.
+        """
+        outputs = frozenset(outputs)
+        if outputs - OUTPUTS:
+            raise ValueError(f"outputs: got {sorted(outputs - OUTPUTS)}, expected some of {sorted(OUTPUTS)}")
+        key = observation.key
+        prepared = self._prepared_for(key.intrinsics, observation.base_from_camera)
+        start = time.perf_counter()
+        image, _ = self.artifact.camera.warp(key.image, key.intrinsics)
+        stages = {"warp": (time.perf_counter() - start) * 1e3}
+        wanted = frozenset({"depth"} & outputs | ({"volume"} if outputs & {"volume", "grid"} else set()))
+        answer = prepared.step(image, wanted)
+        stages |= answer.stages_ms
+        start = time.perf_counter()
+        depth = self._depth(answer.arrays["depth"], prepared.seen) if "depth" in wanted else None
+        volume = self._volume(answer.arrays["volume"], prepared.valid) if "volume" in wanted else None
+        grid = occupancy.volume_to_grid(volume, self.spec, self.grid) if volume is not None else None
+        stages["assemble"] = (time.perf_counter() - start) * 1e3
+        return Prediction(
+            stamp_ns=key.stamp_ns,
+            image=image,
+            intrinsics=self.artifact.camera.intrinsics,
+            spec=self.spec,
+            base_from_camera=observation.base_from_camera,
+            depth_m=depth,
+            volume=volume if "volume" in outputs else None,
+            grid=grid if "grid" in outputs else None,
+            label_names=self.artifact.manifest.labels,
+            stages_ms=stages,
+        )
+
+    def density(self, observation: Observation, points_camera: np.ndarray) -> Float32Array:
+        """(N,) float32 density at (N, 3) points in camera axes, metres (evaluators; not scaled by metric_scale).
+
+        Outside the frustum the border of the image is continued, as the papers' evaluators do; z must be above 0.
+        """
+        key = observation.key
+        image, _ = self.artifact.camera.warp(key.image, key.intrinsics)
+        step = self._runtime.prepare({"density": PointQuery(np.asarray(points_camera, dtype=np.float32))})
+        return step(image, frozenset({"density"})).arrays["density"]
+
+    def _prepared_for(self, intrinsics: Intrinsics, base_from_camera: Float64Array) -> _Prepared:
+        old = self._prepared
+        same_camera = old is not None and old.intrinsics == intrinsics
+        if old is None or not same_camera or not np.array_equal(old.base_from_camera, base_from_camera):
+            self.prepare(intrinsics, base_from_camera)
+        assert self._prepared is not None
+        return self._prepared
+
+    def _directions(self) -> Float32Array:
+        """Rays through the pixel centres of the published K, enlarged pixels where there are fewer rays."""
+        rows, columns = self.depth_rays
+        k = self.artifact.camera.intrinsics.resized(columns, rows)
+        y, x = np.meshgrid((np.arange(rows) - k.cy) / k.fy, (np.arange(columns) - k.cx) / k.fx, indexing="ij")
+        return np.stack([x, y, np.ones_like(x)], axis=-1).astype(np.float32)
+
+    def _cells_in_camera(self, base_from_camera: np.ndarray) -> Float32Array:
+        """(cells, 3) float32 cell centres in camera axes, in the model's metres."""
+        camera_from_base = np.linalg.inv(base_from_camera)
+        centres = self.spec.centres().reshape(-1, 3) @ camera_from_base[:3, :3].T + camera_from_base[:3, 3]
+        return (centres / self.metric_scale).astype(np.float32)
+
+    def _visible(self, points: Float32Array, seen: np.ndarray) -> np.ndarray:
+        """(N,) bool: between z_near and z_far, and seen by a pixel that is neither padding nor hood."""
+        manifest, k = self.artifact.manifest, self.artifact.camera.intrinsics
+        z = points[:, 2]
+        near = (z >= manifest.z_near) & (z <= manifest.z_far)
+        z = np.where(near, z, 1.0)
+        column = np.rint(points[:, 0] / z * k.fx + k.cx)
+        row = np.rint(points[:, 1] / z * k.fy + k.cy)
+        inside = near & (column >= 0) & (column < k.width) & (row >= 0) & (row < k.height)
+        inside[inside] = seen[row[inside].astype(int), column[inside].astype(int)]
+        return inside
+
+    def _depth(self, rays: Float32Array, seen: np.ndarray) -> Float32Array:
+        depth = enlarge_depth(rays, seen.shape[1], seen.shape[0])
+        if self.metric_scale != 1.0:
+            depth = depth * np.float32(self.metric_scale)
+        return np.where(seen, depth, np.float32(np.nan))
+
+    def _volume(self, sigma: Float32Array, valid: np.ndarray) -> UInt8Array:
+        volume = np.full(valid.shape, UNKNOWN, dtype=np.uint8)
+        volume[valid] = occupancy.probability_to_byte(occupancy.density_to_probability(sigma))
+        return volume.reshape(self.spec.shape)
+
+
+def enlarge_depth(depth: Float32Array, width: int, height: int) -> Float32Array:
+    """Bilinear enlargement to (height, width) that never mixes +Inf or NaN into finite pixels.
+
+    A pixel is infinite or NaN where its nearest ray is; a finite pixel is the mean of the finite rays around it.
+    """
+    if depth.shape == (height, width):
+        return depth
+    size = (width, height)
+    finite = np.isfinite(depth)
+    nearest = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    weight = cv2.resize(finite.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    total = cv2.resize(np.where(finite, depth, np.float32(0)), size, interpolation=cv2.INTER_LINEAR)
+    return np.where(np.isfinite(nearest), total / np.maximum(weight, np.float32(1e-6)), nearest)

@@ -1,0 +1,111 @@
+"""Runtimes behind one seam. A runtime imports its own library only when it is chosen.
+
+``auto`` takes the first that passes a self-test against outputs stored in the artifact; a named one that fails is an
+error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+
+import numpy as np
+
+from kyn_models.artifact import SELFTEST, Artifact
+from kyn_models.runtimes.queries import PointQuery, Query, RayQuery, Runtime
+
+log = logging.getLogger(__name__)
+
+RUNTIMES: dict[str, tuple[str, str]] = {
+    "openvino": ("kyn_models.runtimes.openvino_runtime", "pip install 'kyn[openvino]'"),
+    "onnxruntime": ("kyn_models.runtimes.onnxruntime_runtime", "pip install 'kyn[onnxruntime]'"),
+    "torch": ("kyn_models.runtimes.torch_runtime", "pip install 'kyn[train]'"),
+}
+"""Name of a runtime to its module (which has ``load(artifact, device) -> Runtime``) and how to get its library."""
+
+AUTO = (("torch", "cuda"), ("openvino", "cpu"), ("onnxruntime", "cpu"), ("torch", "cpu"))
+"""The order of ``auto``: (runtime, device)."""
+
+NAMES = ("auto", *RUNTIMES)
+
+Warn = Callable[[str], None]
+
+
+class RuntimeFailed(ValueError):
+    """A runtime that was asked for cannot be used; the message says why and what to do."""
+
+
+def choose(name: str, artifact: Artifact, warn: Warn = log.warning) -> Runtime:
+    """The runtime called ``name`` (or the first of ``auto`` that works), loaded and self-tested.
+
+    ``warn`` receives one sentence per runtime that ``auto`` passed over although its library is installed.
+    Raises ``RuntimeFailed`` if none works, ``ValueError`` for an unknown name.
+    """
+    if name == "auto":
+        return _first_that_works(artifact, warn)
+    if name not in RUNTIMES:
+        raise ValueError(f"runtime: got {name!r}, expected one of {', '.join(NAMES)}")
+    failure = ""
+    for device in (device for known, device in AUTO if known == name):
+        try:
+            return _load(name, device, artifact)
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
+            failure = _reason(name, error)
+    raise RuntimeFailed(f"runtime {name}: {failure}")
+
+
+def _first_that_works(artifact: Artifact, warn: Warn) -> Runtime:
+    failures = []
+    for name, device in AUTO:
+        try:
+            return _load(name, device, artifact)
+        except ImportError as error:
+            failures.append(f"{name}: {_reason(name, error)}")
+        except (OSError, RuntimeError, ValueError) as error:
+            failures.append(f"{name} on {device}: {_reason(name, error)}")
+            if device == "cpu":
+                warn(f"runtime {failures[-1]}; trying the next one")
+    raise RuntimeFailed("no runtime works: " + "; ".join(dict.fromkeys(failures)))
+
+
+def _reason(name: str, error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return f"not installed ({error}); {RUNTIMES[name][1]}"
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _load(name: str, device: str, artifact: Artifact) -> Runtime:
+    runtime: Runtime = importlib.import_module(RUNTIMES[name][0]).load(artifact, device)
+    if SELFTEST in artifact.manifest.files:
+        self_test(runtime, artifact)
+    return runtime
+
+
+def self_test(runtime: Runtime, artifact: Artifact) -> float:
+    """Run the stored image and compare with the plain model's stored answers.
+
+    Returns the largest density error. Raises ``RuntimeFailed`` if density or depth is off by more than the precision
+    of the runtime explains: 1e-3 + 1e-2 sigma on 99 % of points and 1 % of the depth on 99 % of rays in float32.
+    """
+    with np.load(artifact.file(SELFTEST), allow_pickle=False) as stored:
+        image, directions, points = stored["image"], stored["directions"], stored["points"]
+        depth, density = stored["depth"], stored["density"]
+    queries: dict[str, Query] = {"depth": RayQuery(directions), "density": PointQuery(points)}
+    answer = runtime.prepare(queries)(image, frozenset(queries)).arrays
+    wide = 1.0 if runtime.precision == "float32" else 20.0
+    error = np.abs(answer["density"] - density)
+    finite = np.isfinite(depth) & np.isfinite(answer["depth"])
+    wrong_depth = np.abs(answer["depth"][finite] - depth[finite]) > 1e-2 * wide * depth[finite]
+    checks = {
+        "density": float(np.mean(~(error <= wide * (1e-3 + 1e-2 * density)))),
+        "depth": float(np.mean(wrong_depth)) if finite.any() else 0.0,
+        "sky": float(np.mean(np.isinf(depth) != np.isinf(answer["depth"]))),
+    }
+    name, share = max(checks.items(), key=lambda item: item[1])
+    if share > 0.01:
+        raise RuntimeFailed(
+            f"self-test failed: {share:.1%} of its {name} values differ from those stored in {artifact.path}, "
+            "expected at most 1 %; use another runtime or export the model again"
+        )
+    return float(error.max())

@@ -1,0 +1,34 @@
+"""ONNX Runtime on the CPU: the portable choice, also on ARM."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+
+from kyn_models.artifact import Artifact
+from kyn_models.runtimes.onnx_graph import EncoderAndDecoder, encoder_path
+from kyn_models.types import Float32Array, UInt8Array
+
+
+def load(artifact: Artifact, device: str) -> EncoderAndDecoder:
+    """Open the encoder with the provider of ``device`` ("cpu").
+
+    Raises ``RuntimeError`` if the graph cannot be read or the provider asked for is not the one that runs.
+    """
+    provider = f"{device.upper()}ExecutionProvider"
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(encoder_path(artifact), options, providers=[provider])
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # ONNX Runtime raises classes of its own that share no public base
+        raise RuntimeError(f"{artifact.path}: cannot open the encoder ({str(error).splitlines()[0]})") from error
+    if session.get_providers()[0] != provider:
+        raise RuntimeError(f"got {session.get_providers()[0]}, expected {provider}")
+    name = session.get_inputs()[0].name
+
+    def encode(image: UInt8Array) -> Float32Array:
+        return session.run(None, {name: np.ascontiguousarray(image)})[0]
+
+    return EncoderAndDecoder("onnxruntime", "float32", artifact, encode)
