@@ -1,0 +1,113 @@
+"""The ``kyn`` command: one module per subcommand, imported only when that subcommand is run.
+
+A subcommand's module has ``add_arguments(parser)`` and ``run(args) -> int`` (the exit code). What the user can mend is
+raised as ``ValueError``, ``OSError`` or ``ImportError`` with one sentence; it is printed without a traceback.
+
+Exit codes: 0 done, 1 done and the answer is no (a check failed), 2 the user can mend it, 130 stopped with Ctrl-C.
+``KYN_DEBUG=1`` shows the traceback of what would be one sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from kyn_models import __version__
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "doctor": ("kyn_models.cli.doctor", "what is installed and works, what to do about each gap"),
+    "image": ("kyn_models.cli.image", "one photo to depth, bird's-eye view and voxel mesh"),
+    "synth": ("kyn_models.cli.synth", "write synthetic streets in the KITTI-360 layout"),
+    "import": ("kyn_models.cli.import_", "make a model artifact from an official checkpoint"),
+    "export": ("kyn_models.cli.export", "add ONNX and self-test to an artifact"),
+    "train": ("kyn_models.cli.train", "train a model from a configuration file"),
+    "eval": ("kyn_models.cli.eval", "occupancy or depth metrics on a KITTI-360 folder"),
+}
+"""Name to module and one line of help, in the order of ``kyn --help``."""
+
+ROS_FROM_PIP = "pip install 'kyn[ros]', or source the setup file of your ROS 2 installation"
+REMEDIES = {
+    "openvino": "pip install 'kyn[openvino]'",
+    "onnxruntime": "pip install 'kyn[onnxruntime]'",
+    "numba": "pip install 'kyn[openvino]'",
+    "torch": "pip install 'kyn[train]'",
+    "safetensors": "pip install 'kyn[train]'",
+    "onnx": "pip install 'kyn[train]'",
+    "onnxscript": "pip install 'kyn[train]'",
+    "tensorboard": "pip install 'kyn[train]'",
+    "tqdm": "pip install 'kyn[train]'",
+    "av": "pip install 'kyn[viz]'",
+    "rerun": "pip install 'kyn[viz]'",
+    "rosbags": "pip install 'kyn[ros]' (or rosbags alone, inside a ROS 2 installation)",
+    "kyn": "its messages were not built: build with colcon, or `make setup`, where the interface generators are",
+    "rclpy": ROS_FROM_PIP,
+    "nav_msgs": ROS_FROM_PIP,
+    "sensor_msgs": ROS_FROM_PIP,
+}
+"""How to get a library that an optional part needs, by the name it is imported with."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are two lines: what is wrong, and the short usage."""
+
+    def error(self, message: str) -> NoReturn:
+        required = [
+            action.metavar or (f"{{{','.join(action.choices)}}}" if action.choices else action.dest)
+            for action in self._actions
+            if action.required and not action.option_strings
+        ]
+        usage = " ".join([self.prog, "[options]", *map(str, required)])
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}\nusage: {usage}; more in `{self.prog} --help`\n")
+
+
+def main(argv: Sequence[str] | None = None, commands: Mapping[str, tuple[str, str]] = COMMANDS) -> int:
+    """Run one subcommand of ``commands`` (name to module and help) and return the exit code.
+
+    ``argv`` as in ``sys.argv[1:]``, which is the default. Only the chosen subcommand's module is imported.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    name = chosen if chosen in commands else None
+    try:
+        args = _parser(commands, name).parse_args(argv)
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at exit, after the reader left
+        return 0
+    except (ValueError, OSError, ImportError) as error:
+        own = isinstance(error, ModuleNotFoundError) and str(error.name).startswith(("kyn_models", "kyn_ros"))
+        if own or os.environ.get("KYN_DEBUG"):
+            raise
+        print(f"kyn {name}: {_sentence(error)}", file=sys.stderr)
+        return 2
+
+
+def _parser(commands: Mapping[str, tuple[str, str]], chosen: str | None) -> Parser:
+    parser = Parser(prog="kyn", description="One camera in, space out: metric depth and occupancy.")
+    parser.add_argument("--version", action="version", version=f"kyn {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, (module_name, text) in commands.items():
+        subparser = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if name == chosen:
+            module = importlib.import_module(module_name)
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser
+
+
+def _sentence(error: Exception) -> str:
+    """The error as one line that says what to do."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        top = error.name.split(".")[0]
+        return f"needs the Python module {top}, which is not installed here" + (
+            f"; {REMEDIES[top]}" if top in REMEDIES else ""
+        )
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,25 @@
+"""The ``kyn`` console script: the commands of ``kyn_models`` and the ROS verbs. Without ROS all others still work."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from kyn_models import cli
+
+ROS_COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("kyn_ros.demo_command", "replay a drive through the perception node"),
+    "play": ("kyn_ros.play_command", "publish a KITTI-360 folder as ROS 2 topics"),
+    "node": ("kyn_ros.node_command", "start the perception node"),
+    "bag": ("kyn_ros.bag_command", "write a KITTI-360 folder as a rosbag2"),
+}
+COMMANDS = {**ROS_COMMANDS, **cli.COMMANDS}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``kyn`` with ``argv`` (default: the process's arguments) and return its exit code."""
+    return cli.main(argv, COMMANDS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
