@@ -1,0 +1,36 @@
+"""Voxels as a coloured mesh in the PLY format, which every 3-D viewer opens. numpy only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from kyn_models.types import UNKNOWN, VoxelGridSpec
+from kyn_models.views import height_colours, visible_faces
+
+
+def write_voxel_mesh(path: str | Path, volume: np.ndarray, spec: VoxelGridSpec, occupied_above: float) -> int:
+    """Write the outer faces of the occupied cells as a binary PLY, coloured by height; coordinates in ``base_link``.
+
+    volume: (nz, ny, nx) uint8, 255 unknown. Returns the number of faces. Raises ``OSError``.
+    """
+    solid = (volume != UNKNOWN) & (volume > 254.0 * occupied_above)
+    faces, shades, heights = visible_faces(solid, spec)
+    vertices = np.empty(
+        4 * len(faces), dtype=[("xyz", "<f4", 3), ("rgb", "u1", 3)]
+    )
+    vertices["xyz"] = faces.reshape(-1, 3)
+    colours = np.rint(height_colours(heights, *spec.z_m) * shades[:, None]).astype(np.uint8)
+    vertices["rgb"] = np.repeat(colours, 4, axis=0)
+    quads = np.empty(len(faces), dtype=[("count", "u1"), ("index", "<i4", 4)])
+    quads["count"] = 4
+    quads["index"] = np.arange(4 * len(faces)).reshape(-1, 4)
+    header = (
+        "ply\nformat binary_little_endian 1.0\ncomment kyn voxels, metres, x forward, y left, z up\n"
+        f"element vertex {len(vertices)}\nproperty float x\nproperty float y\nproperty float z\n"
+        "property uchar red\nproperty uchar green\nproperty uchar blue\n"
+        f"element face {len(faces)}\nproperty list uchar int vertex_indices\nend_header\n"
+    )
+    Path(path).write_bytes(header.encode("ascii") + vertices.tobytes() + quads.tobytes())
+    return len(faces)

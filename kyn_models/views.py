@@ -1,0 +1,225 @@
+"""Pictures of predictions: depth in colour, bird's-eye view, voxels in 3-D. numpy and OpenCV.
+
+All pictures are (H, W, 3) uint8 RGB. Text, scale bar, legend and ego position are part of a picture, so that it can be
+read without its code.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from kyn_models.types import UNKNOWN, Intrinsics, Prediction, UInt8Array, VoxelGridSpec
+
+BACKGROUND = (24, 26, 30)
+INK = (232, 234, 238)
+UNKNOWN_COLOUR = (62, 66, 74)
+FREE_COLOUR = (214, 222, 226)
+OCCUPIED_COLOUR = (214, 62, 52)
+FRUSTUM_COLOUR = (64, 150, 255)
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def colourise_depth(depth_m: np.ndarray, near_m: float = 3.0, far_m: float = 80.0) -> UInt8Array:
+    """(h, w) depth in metres to (h, w, 3) uint8 RGB, equal ratios of depth as equal steps: near is bright.
+
+    +Inf (sky, beyond range) is dark blue, NaN (invalid) grey.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        nearness = np.log(far_m / np.maximum(depth_m, 1e-3)) / np.log(far_m / near_m)
+    level = np.rint(255 * np.clip(np.nan_to_num(nearness, nan=0.0, neginf=0.0), 0, 1)).astype(np.uint8)
+    colours = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    colours[np.isposinf(depth_m)] = (20, 32, 66)
+    colours[np.isnan(depth_m)] = UNKNOWN_COLOUR
+    return colours
+
+
+def _label(image: UInt8Array, text: str, origin: tuple[int, int], scale: float = 0.42) -> None:
+    cv2.putText(image, text, origin, FONT, scale, BACKGROUND, 3, cv2.LINE_AA)
+    cv2.putText(image, text, origin, FONT, scale, INK, 1, cv2.LINE_AA)
+
+
+def titled(image: UInt8Array, title: str) -> UInt8Array:
+    """The picture below a line with its title."""
+    bar = np.full((24, image.shape[1], 3), BACKGROUND, dtype=np.uint8)
+    _label(bar, title, (8, 17))
+    return np.vstack([bar, image])
+
+
+def depth_picture(prediction: Prediction) -> UInt8Array:
+    """The depth image in colour, with a scale from 3 to 80 m."""
+    assert prediction.depth_m is not None
+    colours = colourise_depth(prediction.depth_m)
+    height, width = colours.shape[:2]
+    bar = np.full((34, width, 3), BACKGROUND, dtype=np.uint8)
+    metres = np.geomspace(3.0, 80.0, width - 140)
+    bar[6:16, 10 : width - 130] = colourise_depth(np.broadcast_to(metres[None], (10, metres.size)))
+    for mark in (3, 5, 10, 20, 40, 80):
+        column = 10 + int(np.argmin(np.abs(metres - mark)))
+        _label(bar, f"{mark} m", (min(column, width - 165), 30), 0.36)
+    cv2.rectangle(bar, (width - 118, 6), (width - 104, 16), (20, 32, 66), -1)
+    _label(bar, "sky or beyond", (width - 100, 15), 0.34)
+    return np.vstack([colours, bar])
+
+
+def birds_eye_picture(prediction: Prediction, height: int = 420) -> UInt8Array:
+    """The 2-D grid from above, forward up: occupied, free, unknown, the camera's frustum, the ego position, a scale."""
+    assert prediction.grid is not None
+    spec = prediction.spec
+    colours = np.full((*prediction.grid.shape, 3), UNKNOWN_COLOUR, dtype=np.uint8)
+    colours[prediction.grid >= 0] = FREE_COLOUR
+    probability = np.clip(prediction.grid, 0, 100)[..., None] / 100.0
+    blend = (1 - probability) * np.array(FREE_COLOUR) + probability * np.array(OCCUPIED_COLOUR)
+    colours = np.where((prediction.grid >= 0)[..., None], blend, colours).astype(np.uint8)
+    # Rows of the grid run along y (left), columns along x (forward): forward is drawn upwards, left to the left.
+    picture = np.ascontiguousarray(colours.transpose(1, 0, 2)[::-1, ::-1])
+    scale = height / picture.shape[0]
+    width = max(150, round(picture.shape[1] * scale))
+    scale_x = width / picture.shape[1]
+    picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_NEAREST)
+
+    def pixel(x: float, y: float) -> tuple[int, int]:
+        column = (spec.y_m[1] - y) / spec.resolution_m * scale_x
+        row = (spec.x_m[1] - x) / spec.resolution_m * scale
+        return round(column), round(row)
+
+    _draw_frustum(picture, prediction, pixel)
+    ego = pixel(max(spec.x_m[0], 0.0), 0.0)
+    cv2.drawMarker(picture, (ego[0], min(ego[1], height - 8)), FRUSTUM_COLOUR, cv2.MARKER_TRIANGLE_UP, 14, 2)
+    _scale_bar(picture, 10.0 / spec.resolution_m * scale)
+    return np.hstack([picture, _grid_legend(height)])
+
+
+def _draw_frustum(picture: UInt8Array, prediction: Prediction, pixel) -> None:  # type: ignore[no-untyped-def]
+    k, pose = prediction.intrinsics, prediction.base_from_camera
+    for column in (-0.5, k.width - 0.5):
+        ray = pose[:3, :3] @ np.array([(column - k.cx) / k.fx, 0.0, 1.0])
+        ends = [pose[:2, 3] + ray[:2] * length for length in (0.0, 2 * prediction.spec.x_m[1])]
+        cv2.line(picture, pixel(*ends[0]), pixel(*ends[1]), FRUSTUM_COLOUR, 1, cv2.LINE_AA)
+
+
+def _scale_bar(picture: UInt8Array, length: float) -> None:
+    row = picture.shape[0] - 12
+    cv2.line(picture, (8, row), (8 + round(length), row), INK, 2)
+    _label(picture, "10 m", (10, row - 6), 0.38)
+
+
+def _grid_legend(height: int) -> UInt8Array:
+    legend = np.full((height, 92, 3), BACKGROUND, dtype=np.uint8)
+    rows = (
+        ("occupied", OCCUPIED_COLOUR),
+        ("free", FREE_COLOUR),
+        ("unknown", UNKNOWN_COLOUR),
+        ("frustum", FRUSTUM_COLOUR),
+    )
+    for index, (text, colour) in enumerate(rows):
+        top = 14 + 24 * index
+        cv2.rectangle(legend, (8, top), (20, top + 12), colour, -1)
+        _label(legend, text, (26, top + 11), 0.38)
+    cv2.drawMarker(legend, (14, 14 + 24 * 4 + 6), FRUSTUM_COLOUR, cv2.MARKER_TRIANGLE_UP, 12, 2)
+    _label(legend, "vehicle", (26, 14 + 24 * 4 + 11), 0.38)
+    return legend
+
+
+def height_colours(heights_m: np.ndarray, low_m: float = -0.4, high_m: float = 2.8) -> UInt8Array:
+    """(N,) heights to (N, 3) uint8 RGB, violet low, yellow high."""
+    level = np.rint(255 * np.clip((heights_m - low_m) / (high_m - low_m), 0, 1)).astype(np.uint8)
+    colours = cv2.applyColorMap(level.reshape(-1, 1), cv2.COLORMAP_VIRIDIS).reshape(-1, 3)
+    return np.ascontiguousarray(colours[:, ::-1])
+
+
+def orbit_camera(spec: VoxelGridSpec, width: int, height: int) -> tuple[Intrinsics, np.ndarray]:
+    """A camera behind and above the vehicle: intrinsics and (4, 4) camera_from_base."""
+    eye = np.array([spec.x_m[0] - 9.0, 0.0, 9.5])
+    target = np.array([spec.x_m[0] + 16.0, 0.0, 0.0])
+    forward = (target - eye) / np.linalg.norm(target - eye)
+    right = np.cross(forward, [0.0, 0.0, 1.0])
+    right /= np.linalg.norm(right)
+    rotation = np.stack([right, np.cross(forward, right), forward])
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = rotation, -rotation @ eye
+    return Intrinsics(0.8 * width, 0.8 * width, width / 2, height / 2, width, height), pose
+
+
+def voxel_picture(
+    prediction: Prediction, occupied_above: float = 0.65, width: int = 640, height: int = 420
+) -> UInt8Array:
+    """The occupied voxels as shaded cubes, seen from behind and above the vehicle, coloured by height."""
+    assert prediction.volume is not None
+    spec = prediction.spec
+    picture = np.full((height, width, 3), BACKGROUND, dtype=np.uint8)
+    camera, camera_from_base = orbit_camera(spec, width, height)
+    _draw_ground(picture, spec, camera, camera_from_base)
+    solid = (prediction.volume != UNKNOWN) & (prediction.volume > 254.0 * occupied_above)
+    faces, shades, heights = visible_faces(solid, spec, -camera_from_base[:3, :3].T @ camera_from_base[:3, 3])
+    corners = faces @ camera_from_base[:3, :3].T + camera_from_base[:3, 3]
+    keep = (corners[..., 2] > 1.0).all(axis=1)
+    corners, shades, heights = corners[keep], shades[keep], heights[keep]
+    colours = np.rint(height_colours(heights, *spec.z_m) * shades[:, None]).astype(int).tolist()
+    pixels = corners[..., :2] / corners[..., 2:] * (camera.fx, camera.fy) + (camera.cx, camera.cy)
+    pixels = np.rint(pixels).astype(np.int32)
+    for index in np.argsort(-corners[..., 2].mean(axis=1)):
+        cv2.fillConvexPoly(picture, pixels[index], colours[index])
+    _label(picture, f"height {spec.z_m[0]:.1f} m (violet) to {spec.z_m[1]:.1f} m (yellow), rings every 10 m", (8, 16))
+    return picture
+
+
+def _draw_ground(picture: UInt8Array, spec: VoxelGridSpec, camera: Intrinsics, camera_from_base: np.ndarray) -> None:
+    outline = [(spec.x_m[a], spec.y_m[b]) for a, b in ((0, 0), (1, 0), (1, 1), (0, 1))]
+    lines = [np.array([outline[i], outline[(i + 1) % 4]]) for i in range(4)]
+    angles = np.linspace(-1.3, 1.3, 60)
+    lines += [radius * np.stack([np.cos(angles), np.sin(angles)], axis=-1) for radius in range(10, 50, 10)]
+    lines.append(np.array([(0.0, -0.9), (4.0, 0.0), (0.0, 0.9)]))
+    for number, line in enumerate(lines):
+        inside = (line[:, 1] >= spec.y_m[0] - 1e-6) & (line[:, 1] <= spec.y_m[1] + 1e-6)
+        points = np.concatenate([line[inside], np.zeros((inside.sum(), 1))], axis=1)
+        points = points @ camera_from_base[:3, :3].T + camera_from_base[:3, 3]
+        pixels = points[:, :2] / points[:, 2:] * (camera.fx, camera.fy) + (camera.cx, camera.cy)
+        colour = FRUSTUM_COLOUR if number == len(lines) - 1 else UNKNOWN_COLOUR
+        cv2.polylines(picture, [np.rint(pixels).astype(np.int32)], False, colour, 1, cv2.LINE_AA)
+
+
+_FACES = (
+    # axis, step, shade, corners of the unit cube's face (x, y, z)
+    (0, 1, 0.62, ((1, 0, 0), (1, 1, 0), (1, 1, 1), (1, 0, 1))),
+    (0, -1, 0.74, ((0, 0, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1))),
+    (1, 1, 0.54, ((0, 1, 0), (1, 1, 0), (1, 1, 1), (0, 1, 1))),
+    (1, -1, 0.54, ((0, 0, 0), (1, 0, 0), (1, 0, 1), (0, 0, 1))),
+    (2, 1, 1.0, ((0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1))),
+    (2, -1, 0.4, ((0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0))),
+)
+
+
+def visible_faces(
+    solid: np.ndarray, spec: VoxelGridSpec, eye: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The outer faces of solid cells, all of them or only those that look towards ``eye`` (3,).
+
+    solid: (nz, ny, nx) bool. Returns (F, 4, 3) corners in the grid's frame, (F,) shades, (F,) heights of cells.
+    """
+    corners, shades, heights = [], [], []
+    padded = np.pad(solid, 1)
+    inner = (slice(1, -1),) * 3
+    for axis, step, shade, unit in _FACES:
+        neighbour = np.roll(padded, -step, axis=2 - axis)[inner]
+        index = np.argwhere(solid & ~neighbour)[:, ::-1]
+        lower = index * spec.resolution_m + np.array(spec.origin_m)
+        if eye is not None:
+            plane = lower[:, axis] + (spec.resolution_m if step > 0 else 0.0)
+            lower = lower[(eye[axis] - plane) * step > 0]
+        corners.append(lower[:, None] + np.array(unit) * spec.resolution_m)
+        shades.append(np.full(len(lower), shade))
+        heights.append(lower[:, 2] + spec.resolution_m / 2)
+    return np.concatenate(corners), np.concatenate(shades), np.concatenate(heights)
+
+
+def frame_picture(prediction: Prediction, title: str) -> UInt8Array:
+    """Input, depth, bird's-eye view and voxels of one frame in one picture; even width and height, as video needs."""
+    left = np.vstack(
+        [titled(prediction.image, f"input  {title}"), titled(depth_picture(prediction), "depth along the optical axis")]
+    )
+    body = left.shape[0] - 24
+    birds_eye = titled(birds_eye_picture(prediction, body), "occupancy from above")
+    voxels = titled(voxel_picture(prediction, height=body), "occupied voxels")
+    picture = np.hstack([left, birds_eye, voxels])
+    return np.ascontiguousarray(picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2])
