@@ -1,1 +1,1 @@
-"""ROS 2 nodes and tools of kyn: messages to arrays, ``kyn_models``, arrays to messages. No torch in here."""
+"""kyn on a robot: ROS 2 nodes around ``kyn_models``. Never imports torch; importing this package needs no ROS."""
