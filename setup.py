@@ -23,7 +23,7 @@ GENERATORS = [
     "cmake>=3.22",
     "ninja",
     "catkin_pkg",
-    "setuptools>=68,<81",
+    "setuptools>=77,<81",
     "wheel",
     "ros-ament-cmake",
     "ros-ament-package",
@@ -103,7 +103,7 @@ class BuildWithMessages(build_py):
             subprocess.run(["cmake", "--build", str(build / "cmake"), "-t", "install"], env=environment, check=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise SystemExit(
-                f"kyn: its messages could not be built ({error}); this needs g++, python3-dev and the packages of the "
+                "kyn: its messages could not be built, see above; this needs g++, python3-dev and the packages of the "
                 "ros extra, or KYN_NO_MSGS=1 to leave the messages out"
             ) from error
         shutil.copytree(install / "python" / "kyn", Path(self.build_lib) / "kyn", dirs_exist_ok=True)
