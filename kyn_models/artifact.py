@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kyn_models import config as configuration
 from kyn_models.canonical import CanonicalCamera
-from kyn_models.types import Intrinsics
+from kyn_models.types import Float64Array, Intrinsics
 
 FORMAT = 1
 MANIFEST = "artifact.json"
@@ -32,6 +35,17 @@ SELFTEST = "selftest.npz"
 
 KITTI360_CAMERA = Intrinsics(552.554261, 552.554261, 682.049453, 238.769549, 1408, 376)
 """Rectified perspective camera 00 of KITTI-360 (its published calibration)."""
+
+
+def forward_mount(height_m: float, pitch_deg: float) -> Float64Array:
+    """(4, 4) base_from_camera of an optical frame ``height_m`` above the road, looking ``pitch_deg`` down."""
+    down = math.radians(pitch_deg)
+    pose = np.eye(4)
+    pose[:3, 0] = (0.0, -1.0, 0.0)
+    pose[:3, 1] = (-math.sin(down), 0.0, -math.cos(down))
+    pose[:3, 2] = (math.cos(down), 0.0, -math.sin(down))
+    pose[2, 3] = height_m
+    return pose
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,10 @@ class TrainingCamera:
     height: int = 192
     height_m: float = 1.58
     pitch_deg: float = 5.6
+
+    def base_from_camera(self) -> Float64Array:
+        """(4, 4) mount of a camera of this height and pitch above the origin of ``base_link``, looking forward."""
+        return forward_mount(self.height_m, self.pitch_deg)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,137 @@
+"""``kyn demo``: a KITTI-360 drive replayed into a real ROS 2 graph, answered by the perception node, kept and drawn.
+
+Three processes: the replay node in lockstep, the perception node, and this one, which records every message into a
+rosbag2. Pictures and video are drawn afterwards from what the bag holds, so they show what a subscriber received.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from kyn_models.artifact import Artifact, default_artifact
+from kyn_models.runtimes import NAMES
+from kyn_ros.environment import set_fastdds_profile
+
+STOP_SECONDS = 8.0
+SYNTHETIC_SEED = 11
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, metavar="DIR", help="KITTI-360 folder (else a synthetic drive is made)")
+    parser.add_argument("--drive", help="drive of the folder (else its only or first one)")
+    parser.add_argument("--frames", type=int, default=24, help="how many frames (else 24)")
+    parser.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
+    parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
+    parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for the results (else demo_out)")
+    parser.add_argument("--view", action="store_true", help="show it in a Rerun viewer in the browser")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.frames < 1:
+        raise ValueError(f"--frames: got {args.frames}, expected at least 1")
+    Artifact.load(args.model)
+    started = time.monotonic()
+    args.out.mkdir(parents=True, exist_ok=True)
+    data = args.data if args.data is not None else _synthetic_drive(args.out / "synthetic_drive", args.frames)
+    _private_graph()
+
+    # Imported here: what they load reads the environment set above.
+    from kyn_models.data.kitti360 import Kitti360
+    from kyn_ros.demo_report import draw, report
+
+    drive = Kitti360(data, drive=args.drive)
+    frames = min(args.frames, len(drive))
+    print(f"replaying {frames} frames of {drive.drive} into a ROS 2 graph (domain {os.environ['ROS_DOMAIN_ID']})")
+    bag = args.out / "recording"
+    shutil.rmtree(bag, ignore_errors=True)
+    code, recording = _record(args, data, drive, frames, bag)
+    summary = report(recording, bag, args.out, frames, time.monotonic() - started)
+    if summary["messages"].get("occupancy_grid"):
+        draw(bag, args.out, Artifact.load(args.model), drive.base_from_camera(), summary, view=args.view)
+    summary["seconds"] = round(time.monotonic() - started, 1)
+    (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    print(f"wrote {args.out}: summary.json, frames/, demo.mp4, recording/ in {summary['seconds']} s in all")
+    return code
+
+
+def _synthetic_drive(path: Path, frames: int) -> Path:
+    """A drive in the official layout, made once per length."""
+    mark = path / "complete"
+    if mark.is_file() and mark.read_text() == str(frames):
+        return path
+    from kyn_models.cli.synth import write_drive
+
+    shutil.rmtree(path, ignore_errors=True)
+    print(f"no DATA given: making a synthetic drive of {frames} frames in {path}")
+    write_drive(path, frames=frames, seed=SYNTHETIC_SEED)
+    mark.write_text(str(frames))
+    return path
+
+
+def _private_graph() -> None:
+    """A ROS graph of this machine only, apart from whatever else runs here."""
+    set_fastdds_profile()
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    if "ROS_DOMAIN_ID" not in os.environ:
+        os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
+
+
+def _record(args: argparse.Namespace, data: Path, drive, frames: int, bag: Path):  # type: ignore[no-untyped-def]
+    from kyn_ros.demo_report import Recording, listen
+    from kyn_ros.mount import numbers_from_pose
+
+    pose = ", ".join(f"{value:.9g}" for value in numbers_from_pose(drive.base_from_camera()))
+    perception = _node(
+        "kyn_ros.perception_node",
+        model=str(args.model.resolve()),
+        runtime=args.runtime,
+        camera_pose=f"[{pose}]",
+        input_rectified="true",
+        use_sim_time="true",
+        **{"qos.image.reliability": "reliable"},
+    )
+    replay: subprocess.Popen | None = None
+    try:
+        with listen(bag) as recorder:
+            replay = _node(
+                "kyn_ros.replay_node",
+                data=str(data.resolve()),
+                drive=drive.drive,
+                pace="lockstep",
+                start=str(drive.frames[0]),
+                stop=str(drive.frames[frames - 1]),
+            )
+            recording: Recording = recorder.until_finished(replay, perception, frames)
+        return replay.returncode or (0 if recording.grids == frames else 1), recording
+    finally:
+        _stop([replay, perception])
+
+
+def _node(module: str, **parameters: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", module, "--ros-args"]
+    for name, value in parameters.items():
+        command += ["-p", f"{name}:={value}"]
+    return subprocess.Popen(command, start_new_session=True)
+
+
+def _stop(processes: Sequence[subprocess.Popen | None]) -> None:
+    """Ask politely, wait, and only then insist."""
+    running = [process for process in processes if process is not None and process.poll() is None]
+    for process in running:
+        process.send_signal(signal.SIGINT)
+    for process in running:
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,217 @@
+"""What the demo keeps and tells: the recording, the summary, pictures and video drawn from the recorded bag."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from nav_msgs.msg import OccupancyGrid, Odometry
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.serialization import deserialize_message
+from rosbags.rosbag2 import Reader
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+
+from kyn_models import views
+from kyn_models.artifact import Artifact
+from kyn_models.types import Intrinsics, Prediction, UInt8Array, VoxelGridSpec
+from kyn_models.video import write_video
+from kyn_ros import convert
+from kyn_ros.recorder import Recorder, header_stamp_ns
+
+PER_FRAME = ("occupancy_grid", "occupancy_volume", "depth/image_rect", "points")
+"""Outputs that are waited for before a recording is called complete."""
+
+DRAIN_SECONDS = 5.0
+
+
+def recorded_topics() -> dict[str, type]:
+    """What the demo subscribes to, and so makes the perception node compute."""
+    topics: dict[str, type] = {
+        "image": Image,
+        "camera_info": CameraInfo,
+        "odom": Odometry,
+        "occupancy_grid": OccupancyGrid,
+        "depth/image_rect": Image,
+        "depth/camera_info": CameraInfo,
+        "points": PointCloud2,
+        "obstacle_points": PointCloud2,
+        "/diagnostics": DiagnosticArray,
+    }
+    try:
+        from kyn.msg import OccupancyVolume
+    except ImportError:
+        return topics
+    return {**topics, "occupancy_volume": OccupancyVolume}
+
+
+@dataclass
+class Recording:
+    """What arrived, when: see ``Recorder``."""
+
+    arrivals: dict[str, dict[int, float]]
+    messages: dict[str, int]
+    grids: int
+    status: dict[str, str] = field(default_factory=dict)
+
+
+class _Listener:
+    def __init__(self, recorder: Recorder, executor: SingleThreadedExecutor) -> None:
+        self._recorder, self._executor = recorder, executor
+        self._status: dict[str, str] = {}
+        recorder.create_subscription(DiagnosticArray, "/diagnostics", self._diagnosed, 10)
+
+    def _diagnosed(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            self._status.update({pair.key: pair.value for pair in status.values})
+
+    def until_finished(self, replay: subprocess.Popen, perception: subprocess.Popen, frames: int) -> Recording:
+        """Spin until the replay has ended and its last answers are here; progress is printed."""
+        done_at, shown = None, -1
+        while done_at is None or time.monotonic() - done_at < DRAIN_SECONDS:
+            self._executor.spin_once(timeout_sec=0.05)
+            grids = len(self._recorder.arrivals["occupancy_grid"])
+            if grids != shown:
+                print(f"\r  answered {grids} of {frames} frames", end="", flush=True)
+                shown = grids
+            if perception.poll() is not None:
+                break
+            if done_at is None and replay.poll() is not None:
+                done_at = time.monotonic()
+            if done_at is not None and self._complete(frames) and "runtime" in self._status:
+                break
+        print()
+        return Recording(dict(self._recorder.arrivals), dict(self._recorder.messages), grids, dict(self._status))
+
+    def _complete(self, frames: int) -> bool:
+        known = [topic for topic in PER_FRAME if topic in self._recorder.messages]
+        return all(len(self._recorder.arrivals[topic]) >= frames for topic in known)
+
+
+@contextmanager
+def listen(bag: Path) -> Iterator[_Listener]:
+    """A recorder in a ROS context of its own, writing into ``bag``."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    recorder = Recorder(bag, recorded_topics(), context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(recorder)
+    try:
+        yield _Listener(recorder, executor)
+    except ExternalShutdownException:
+        raise KeyboardInterrupt from None
+    finally:
+        executor.shutdown()
+        recorder.close()
+        recorder.destroy_node()
+        context.try_shutdown()
+
+
+def report(recording: Recording, bag: Path, out: Path, frames: int, seconds: float) -> dict[str, Any]:
+    """Print the table and return the content of ``summary.json`` (without the total time)."""
+    sent, answered = recording.arrivals.get("image", {}), recording.arrivals.get("occupancy_grid", {})
+    latency = np.array([answered[stamp] - sent[stamp] for stamp in answered if stamp in sent]) * 1e3
+    stages = {key[4:]: float(value) for key, value in recording.status.items() if key.startswith("ms: ")}
+    summary: dict[str, Any] = {
+        "frames_in": frames,
+        "messages": recording.messages,
+        "latency_ms": {
+            "median": round(float(np.median(latency)), 1) if latency.size else None,
+            "p95": round(float(np.percentile(latency, 95)), 1) if latency.size else None,
+        },
+        "stages_ms": stages,
+        "runtime": recording.status.get("runtime", "unknown"),
+        "model": recording.status.get("model", "unknown"),
+        "recording": str(bag.relative_to(out)),
+    }
+    print(f"  {'frames in':24s} {frames}")
+    for topic, count in recording.messages.items():
+        print(f"  {topic:24s} {count} messages")
+    for stage, milliseconds in stages.items():
+        print(f"  {stage:24s} {milliseconds:.1f} ms")
+    if latency.size:
+        print(f"  {'image to grid, received':24s} {np.median(latency):.1f} ms median, {summary['latency_ms']['p95']} p95")
+    print(f"  {'runtime':24s} {summary['runtime']}\n  {'model':24s} {summary['model']}")
+    return summary
+
+
+def draw(
+    bag: Path, out: Path, artifact: Artifact, base_from_camera: np.ndarray, summary: dict[str, Any], view: bool
+) -> None:
+    """One picture per answered frame in ``out/frames``, the same as ``out/demo.mp4``."""
+    folder = out / "frames"
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    messages = _by_stamp(bag)
+
+    def pictures() -> Iterator[UInt8Array]:
+        for number, stamp in enumerate(sorted(messages["occupancy_grid"])):
+            prediction = _prediction(messages, stamp, artifact, base_from_camera)
+            picture = views.frame_picture(prediction, f"frame {number}, stamp {stamp / 1e9:.2f} s")
+            cv2.imwrite(str(folder / f"{number:06d}.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            print(f"\r  drawn {number + 1} of {len(messages['occupancy_grid'])}", end="", flush=True)
+            yield picture
+
+    summary["video_frames"] = write_video(out / "demo.mp4", pictures())
+    print()
+    if view:
+        from kyn_ros.rerun_view import show
+
+        predictions = [_prediction(messages, stamp, artifact, base_from_camera) for stamp in sorted(messages["image"])]
+        show(predictions, out)
+
+
+def _by_stamp(bag: Path) -> dict[str, dict[int, bytes]]:
+    """Serialised messages of the bag by topic and stamp."""
+    found: dict[str, dict[int, bytes]] = {}
+    with Reader(bag) as reader:
+        for connection, _, raw in reader.messages():
+            found.setdefault(connection.topic, {})[header_stamp_ns(bytes(raw))] = bytes(raw)
+    return found
+
+
+def _prediction(
+    messages: dict[str, dict[int, bytes]], stamp: int, artifact: Artifact, base_from_camera: np.ndarray
+) -> Prediction:
+    """The prediction as a subscriber received it."""
+    topics = recorded_topics()
+    got = {name: deserialize_message(raw[stamp], topics[name]) for name, raw in messages.items() if stamp in raw}
+    grid, info = got["occupancy_grid"], got["camera_info"]
+    source = Intrinsics.from_matrix(np.reshape(info.p, (3, 4)), info.width, info.height)
+    image, _ = artifact.camera.warp(convert.image_to_rgb(got["image"]), source)
+    depth = got["depth/image_rect"]
+    cells = np.asarray(grid.data, dtype=np.int8).reshape(grid.info.height, grid.info.width)
+    volume = got.get("occupancy_volume")
+    spec = _spec(grid, volume)
+    return Prediction(
+        stamp_ns=stamp,
+        image=image,
+        intrinsics=artifact.camera.intrinsics,
+        spec=spec,
+        base_from_camera=base_from_camera,
+        depth_m=np.frombuffer(depth.data, dtype=np.float32).reshape(depth.height, depth.width),
+        volume=np.zeros(spec.shape, np.uint8) if volume is None else np.frombuffer(volume.data, np.uint8).reshape(spec.shape),
+        grid=cells,
+    )
+
+
+def _spec(grid: OccupancyGrid, volume: Any) -> VoxelGridSpec:
+    edge = round(float(grid.info.resolution), 6)
+    origin = grid.info.origin.position
+    low = origin.z if volume is None else volume.origin.position.z
+    layers = 1 if volume is None else volume.size_z
+    return VoxelGridSpec(
+        (origin.x, origin.x + grid.info.width * edge),
+        (origin.y, origin.y + grid.info.height * edge),
+        (low, low + layers * edge),
+        edge,
+    )
