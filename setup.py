@@ -40,6 +40,7 @@ EXTRAS = {
     "tensorrt": ["tensorrt-cu13>=10.13,<12", COMPILED_LOOP],
     "tensorrt-rtx": ["tensorrt-rtx>=1.4,<2", COMPILED_LOOP],
     "train": ["torch>=2.6", "safetensors>=0.4", "onnx>=1.17", "onnxscript>=0.5", "tqdm", "tensorboard", COMPILED_LOOP],
+    "video": ["av>=12"],
     "viz": ["av>=12", "rerun-sdk>=0.24"],
     "dev": [
         "pytest>=8",

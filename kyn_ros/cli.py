@@ -13,7 +13,7 @@ ROS_COMMANDS: dict[str, tuple[str, str]] = {
     "node": ("kyn_ros.node_command", "start the perception node"),
     "bag": ("kyn_ros.bag_command", "write a KITTI-360 folder as a rosbag2"),
 }
-COMMANDS = {**ROS_COMMANDS, **cli.COMMANDS}
+COMMANDS = {**ROS_COMMANDS, **cli.COMMANDS, "doctor": ("kyn_ros.doctor_command", cli.COMMANDS["doctor"][1])}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

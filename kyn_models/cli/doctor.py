@@ -1,0 +1,131 @@
+"""``kyn doctor``: what is installed, which runtimes and which model work, what to do about each gap.
+
+A gap that a job needs makes the exit code 1; everything else that is missing is listed with the way to get it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kyn_models import runtimes
+from kyn_models.artifact import Artifact, default_artifact
+
+PYTHONS = ((3, 10), (3, 12))
+MARKS = {"ok": "ok", "gap": "GAP", "optional": "-"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. status: ``ok``, ``gap`` (a job needs it) or ``optional``; remedy: empty where ok."""
+
+    name: str
+    status: str
+    detail: str
+    remedy: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    return report({"photos (kyn image)": checks(args.model)}, args.json)
+
+
+def report(jobs: dict[str, Iterable[Check]], as_json: bool) -> int:
+    """Print the checks of every job as they are made; 0 if all jobs can run, else 1.
+
+    A job also needs what the jobs before it need.
+    """
+    made: list[Check] = []
+    ready: dict[str, bool] = {}
+    for job, job_checks in jobs.items():
+        for check in job_checks:
+            made.append(check)
+            if not as_json:
+                remedy = f"; {check.remedy}" if check.remedy else ""
+                print(f"{check.name:16s} {MARKS[check.status]:4s} {check.detail}{remedy}", flush=True)
+        ready[job] = all(check.status != "gap" for check in made)
+    if as_json:
+        print(json.dumps({"checks": [asdict(check) for check in made], "jobs": ready}, indent=2))
+    else:
+        for job, can_run in ready.items():
+            gaps = ", ".join(check.name for check in made if check.status == "gap")
+            print(f"{job}: {'ready' if can_run else f'not ready, see {gaps}'}")
+    return 0 if all(ready.values()) else 1
+
+
+def checks(model: Path) -> Iterator[Check]:
+    """What every job needs: Python, the base libraries, a model, and at least one runtime that passes its self-test."""
+    yield _python()
+    for name, install in (("numpy", "numpy"), ("cv2", "opencv-python-headless"), ("yaml", "pyyaml")):
+        yield library(name, f"pip install {install}", "gap")
+    artifact: Artifact | None = None
+    try:
+        artifact = Artifact.load(model)
+        yield Check("model", "ok", f"{artifact.name}, every file has its hash, weights: {_weights_licence(artifact)}")
+    except (OSError, ValueError) as error:
+        yield Check("model", "gap", str(error), "" if "artifact" in str(error) else "see `kyn import --help`")
+    yield library("numba", "pip install 'kyn[openvino]'")
+    for name, (_, install) in runtimes.RUNTIMES.items():
+        yield _runtime(name, install, artifact)
+    yield from (library(name, "") for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name))
+    yield _automatic(artifact)
+
+
+def library(module: str, remedy: str, missing: str = "optional", say: Callable[[Any], str] | None = None) -> Check:
+    """Whether ``module`` can be imported. missing: the status if not. say: what to tell of it, else its version."""
+    if importlib.util.find_spec(module.split(".")[0]) is None:
+        return Check(module, missing, "not installed", remedy)
+    try:
+        loaded = importlib.import_module(module)
+        return Check(module, "ok", say(loaded) if say else str(getattr(loaded, "__version__", "installed")))
+    except Exception as error:  # noqa: BLE001 - a broken library may raise anything, and this is what doctor reports
+        return Check(module, missing, f"installed, but does not work: {first_line(error)}", remedy)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _python() -> Check:
+    low, high = PYTHONS
+    found = f"{platform.python_version()}, {sys.executable}"
+    if low <= sys.version_info[:2] <= high:
+        return Check("python", "ok", found)
+    return Check("python", "gap", found, f"use Python {low[0]}.{low[1]} to {high[0]}.{high[1]}")
+
+
+def _weights_licence(artifact: Artifact) -> str:
+    return artifact.manifest.licences.weights
+
+
+def _runtime(name: str, install: str, artifact: Artifact | None) -> Check:
+    installed = library(name, install)
+    if installed.status != "ok" or artifact is None:
+        return installed
+    try:
+        runtime = runtimes.choose(name, artifact)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        return Check(name, "optional", f"{installed.detail}: {first_line(error)}", "")
+    return Check(name, "ok", f"{installed.detail}, runs the model in {runtime.precision}")
+
+
+def _automatic(artifact: Artifact | None) -> Check:
+    if artifact is None:
+        return Check("runtime", "gap", "not tried without a model", "first see to the model")
+    try:
+        return Check("runtime", "ok", f"auto takes {runtimes.choose('auto', artifact, warn=lambda _: None).name}")
+    except runtimes.RuntimeFailed as error:
+        return Check("runtime", "gap", first_line(error), "pip install 'kyn[openvino]'")
