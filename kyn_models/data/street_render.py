@@ -1,0 +1,240 @@
+"""Pictures of synthetic streets: rays, light, shadows, haze, camera response. numba inside.
+
+``light`` (24,) float64: 0-2 unit vector to the sun, 3-5 sun rgb, 6 ambient occlusion strength, 7 haze per metre,
+8-10 sky rgb at the horizon, 11-13 at the zenith, 14 cloud cover, 15 cloud brightness, 16 cloud seed, 17 half angle of
+the shadow-casting light in radians (0: hard shadows), 18-20 ambient rgb, 21 share of sunlight that leaves let through.
+``look`` (8,) float64: exposure, gamma, contrast, white balance rgb, vignette, noise (standard deviation at white).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from kyn_models.data.street_ground import ground_colour
+from kyn_models.data.street_rays import (
+    GROUND,
+    NOTHING,
+    _enters,
+    _inverse,
+    closest,
+    normal,
+    road_edge,
+    span,
+)
+from kyn_models.data.street_textures import FOLIAGE, hashed, noise3, sky, solid_colour
+
+_FAR = 1e30
+
+
+@njit(cache=True, error_model="numpy")
+def sunlight(solids, bounds, links, surfaces, leak, ox, oy, oz, dx, dy, dz):
+    """Share of sunlight that arrives from direction d: 0 behind solids, flecks of light through foliage."""
+    ix, iy, iz = _inverse(dx), _inverse(dy), _inverse(dz)
+    stack = np.empty(64, np.int32)
+    stack[0], top, light = 0, 1, 1.0
+    while top > 0:
+        top -= 1
+        node = stack[top]
+        if _enters(bounds, node, ox, oy, oz, ix, iy, iz, 60.0) >= _FAR:
+            continue
+        if links[node, 2] < 0:
+            stack[top], stack[top + 1] = links[node, 0], links[node, 1]
+            top += 2
+            continue
+        for i in range(links[node, 0], links[node, 1]):
+            t0, t1 = span(solids, i, ox, oy, oz, dx, dy, dz)
+            if t0 <= t1 and t1 > 0.0 and t0 < 60.0:
+                if int(surfaces[i, 8]) != FOLIAGE or t0 <= 0.0:
+                    return 0.0
+                t = 0.5 * (t0 + t1)
+                x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
+                if noise3(x * 2.6, y * 2.6, z * 2.6, 5) > leak:
+                    return 0.0
+    return light
+
+
+@njit(cache=True, error_model="numpy")
+def _shade(solids, bounds, links, centre, road, surfaces, paint, light, i, t, ox, oy, oz, dx, dy, dz, pixel):
+    """Radiance of the surface i met at distance t along the unit direction d."""
+    x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
+    gloss, wet = 0.0, 0.0
+    if i == GROUND:
+        edge, d = road_edge(centre, road, x, y)
+        nx, ny, nz = 0.0, 0.0, 1.0
+        if 1e-4 < z < road[4] - 1e-4:
+            nx, ny, nz = 0.0, math.copysign(1.0, -d), 0.0
+        fp = t * pixel / math.sqrt(max(abs(dz if nz > 0.5 else dy), 0.02))
+        r, g, b = ground_colour(paint, road, x, edge, d, z, fp)
+    else:
+        h = solids[i]
+        px, py, lz = x - h[0], y - h[1], z - h[2]
+        lx, ly = h[6] * px + h[7] * py, h[6] * py - h[7] * px
+        mx, my, nz = normal(solids, i, lx, ly, lz)
+        nx, ny = h[6] * mx - h[7] * my, h[7] * mx + h[6] * my
+        facing = abs(nx * dx + ny * dy + nz * dz)
+        fp = t * pixel / math.sqrt(max(facing, 0.05))
+        r, g, b, gloss = solid_colour(surfaces[i], h, lx, ly, lz, mx, my, nz, x, y, z, fp)
+        if int(surfaces[i, 8]) == FOLIAGE:
+            # Leaves face all ways: bend the normal by noise, more than the ellipsoid's or box's own shape says.
+            size = surfaces[i, 6]
+            if fp < 3 * size:
+                nx += 1.3 * (noise3(x / size, y / size, z / size, 1) - 0.5)
+                ny += 1.3 * (noise3(x / size, y / size, z / size, 2) - 0.5)
+                nz += 1.3 * (noise3(x / size, y / size, z / size, 3) - 0.5)
+            nz += 0.25
+            length = math.sqrt(nx * nx + ny * ny + nz * nz)
+            nx, ny, nz = nx / length, ny / length, nz / length
+    sx, sy, sz = light[0], light[1], light[2]
+    lit = nx * sx + ny * sy + nz * sz
+    if i != GROUND and int(surfaces[i, 8]) == FOLIAGE:
+        lit = 0.25 + 0.75 * lit
+    if lit > 0.0:
+        if t < 120.0:
+            off = 2e-3 + 1e-5 * t
+            px, py, pz = x + nx * off, y + ny * off, z + nz * off
+            rays = 5 if light[17] > 0.0 and t < 50.0 else 1
+            share = 0.0
+            for k in range(rays):
+                qx, qy, qz = sx, sy, sz
+                if rays > 1:
+                    # Veiled light: the same few directions everywhere, so that penumbras have steps but no noise.
+                    away = light[17] * (0.35 + 0.15 * k)
+                    qx += away * math.cos(1.3 + 2.4 * k)
+                    qy += away * math.sin(1.3 + 2.4 * k)
+                    length = math.sqrt(qx * qx + qy * qy + qz * qz)
+                    qx, qy, qz = qx / length, qy / length, qz / length
+                share += sunlight(solids, bounds, links, surfaces, light[21], px, py, pz, qx, qy, qz)
+            lit *= share / rays
+    else:
+        lit = 0.0
+    ambient = 0.62 + 0.38 * nz
+    if z < 0.6 and i != GROUND:
+        ambient *= 1.0 - light[6] * (0.6 - max(z, 0.0))
+    red = r * (light[3] * lit + light[18] * ambient)
+    green = g * (light[4] * lit + light[19] * ambient)
+    blue = b * (light[5] * lit + light[20] * ambient)
+    if gloss > 0.0:
+        cosine = -(nx * dx + ny * dy + nz * dz)
+        mirror = gloss * (0.06 + 0.94 * max(0.0, 1.0 - cosine) ** 4)
+        rx, ry, rz = dx + 2 * cosine * nx, dy + 2 * cosine * ny, dz + 2 * cosine * nz
+        if rz > 0.0:
+            wr, wg, wb = sky(rx, ry, rz, light)
+            if rz < 0.25:
+                wet = 0.75 * (1.0 - rz * 4.0)
+                wr, wg, wb = wr * (1 - wet), wg * (1 - wet), wb * (1 - wet)
+        else:
+            wr = wg = wb = 0.1 * light[18]
+        glint = max(0.0, rx * sx + ry * sy + rz * sz) ** 60 * light[3] * 2.0 * (lit > 0.0)
+        red, green, blue = (
+            red + mirror * wr + gloss * glint,
+            green + mirror * wg + gloss * glint,
+            blue + mirror * wb + gloss * glint,
+        )
+    haze = math.exp(-light[7] * t)
+    return (
+        red * haze + light[8] * (1 - haze),
+        green * haze + light[9] * (1 - haze),
+        blue * haze + light[10] * (1 - haze),
+    )
+
+
+@njit(cache=True, error_model="numpy")
+def _pixel(solids, bounds, links, centre, road, surfaces, paint, light, pose, lens, u, v, t_max):
+    """One ray through image position (u, v): (r, g, b, z-depth, what was met)."""
+    cx, cy = (u - lens[2]) / lens[0], (v - lens[3]) / lens[1]
+    scale = 1.0 / math.sqrt(cx * cx + cy * cy + 1.0)
+    dx = (pose[0, 0] * cx + pose[0, 1] * cy + pose[0, 2]) * scale
+    dy = (pose[1, 0] * cx + pose[1, 1] * cy + pose[1, 2]) * scale
+    dz = (pose[2, 0] * cx + pose[2, 1] * cy + pose[2, 2]) * scale
+    ox, oy, oz = pose[0, 3], pose[1, 3], pose[2, 3]
+    t, i = closest(solids, bounds, links, centre, road, ox, oy, oz, dx, dy, dz, t_max)
+    if i == NOTHING:
+        r, g, b = sky(dx, dy, dz, light)
+        return r, g, b, np.inf, i
+    r, g, b = _shade(
+        solids, bounds, links, centre, road, surfaces, paint, light, i, t, ox, oy, oz, dx, dy, dz, 1.0 / lens[0]
+    )
+    return r, g, b, t * scale, i
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def render_rows(
+    solids, bounds, links, centre, road, surfaces, paint, light, pose, lens, t_max, first, last, rgb, depth, met
+):
+    """Fill rows first..last of rgb (H, W, 3) f32 radiance, depth (H, W) f32 and met (H, W) i32, one ray per pixel."""
+    for v in range(first, last):
+        for u in range(depth.shape[1]):
+            r, g, b, z, i = _pixel(
+                solids, bounds, links, centre, road, surfaces, paint, light, pose, lens, float(u), float(v), t_max
+            )
+            rgb[v, u, 0], rgb[v, u, 1], rgb[v, u, 2] = r, g, b
+            depth[v, u], met[v, u] = z, i
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def smooth_rows(
+    solids,
+    bounds,
+    links,
+    centre,
+    road,
+    surfaces,
+    paint,
+    light,
+    pose,
+    lens,
+    t_max,
+    first,
+    last,
+    rgb,
+    met,
+    everywhere,
+    out,
+):
+    """Fill rows of out (H, W, 3): rgb, with four more rays in each pixel where neighbours met different things."""
+    height, width = met.shape
+    for v in range(first, last):
+        for u in range(width):
+            i = met[v, u]
+            edge = everywhere
+            for k in range(4):
+                p, q = v + (k == 0) - (k == 1), u + (k == 2) - (k == 3)
+                if 0 <= p < height and 0 <= q < width:
+                    if met[p, q] != i:
+                        edge = True
+                    a, b = rgb[p, q, 1], rgb[v, u, 1]
+                    if abs(a - b) > 0.35 * (a + b) + 0.02:
+                        edge = True
+            for c in range(3):
+                out[v, u, c] = rgb[v, u, c]
+            if not edge:
+                continue
+            total = np.zeros(3)
+            for k in range(4):
+                du, dv = (0.375, 0.125, -0.125, -0.375)[k], (0.125, -0.375, 0.375, -0.125)[k]
+                r, g, b, _, _ = _pixel(
+                    solids, bounds, links, centre, road, surfaces, paint, light, pose, lens, u + du, v + dv, t_max
+                )
+                # Bright sky would win against everything: average what the sensor can tell apart.
+                total += np.minimum(np.array((r, g, b)), 3.0)
+            for c in range(3):
+                out[v, u, c] = 0.25 * total[c]
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def develop_rows(rgb, look, seed, first, last, out):
+    """Radiance (H, W, 3) to uint8 by exposure, white balance, vignette, noise and a contrast curve, rows first..last."""
+    height, width = rgb.shape[0], rgb.shape[1]
+    for v in range(first, last):
+        for u in range(width):
+            rho = ((2.0 * u / width - 1) ** 2 + (2.0 * v / height - 1) ** 2) * 0.5
+            for c in range(3):
+                value = rgb[v, u, c] * look[0] * look[3 + c] * (1.0 - look[6] * rho)
+                n = hashed(u, v, c, seed) + hashed(u, v, c + 3, seed) + hashed(u, v, c + 6, seed) - 1.5
+                value = max(value + 2.0 * n * look[7] * (0.02 + math.sqrt(max(value, 0.0))), 0.0)
+                value = min(value, 1.0) ** look[1]
+                value += look[2] * value * (1 - value) * (2 * value - 1)
+                out[v, u, c] = np.uint8(min(max(value, 0.0), 1.0) * 255.0 + 0.5)

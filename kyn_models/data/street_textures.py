@@ -1,0 +1,310 @@
+"""Procedural surface colours of synthetic streets: noise, sky, and one function per material. numba inside.
+
+Colours are linear reflectances. Every pattern fades to its mean where it is finer than ``fp``, the footprint of a
+pixel on the surface in metres, so that distant surfaces do not alias.
+"""
+
+from __future__ import annotations
+
+import math
+
+from numba import njit
+
+PLAIN, PLASTER, BRICK, ROOF, FOLIAGE, BARK, CAR_BODY, CAR_CABIN, RUBBER, PLANKS, STONE, METAL, SIGN, GRASS = range(14)
+"""Materials of solids. Columns of ``surfaces`` (N, 12): colour rgb, second colour rgb, a, b, material, instance,
+seed, gloss; a and b are the material's own numbers, said at each function."""
+
+_MASK = 0xFFFFFFFF
+
+
+@njit(cache=True, error_model="numpy")
+def hashed(x, y, z, seed):
+    """A number in [0, 1) that depends on four integers."""
+    h = (x * 374761393 + y * 668265263 + z * 2246822519 + seed * 3266489917) & _MASK
+    h = ((h ^ (h >> 13)) * 1274126177) & _MASK
+    h = ((h ^ (h >> 16)) * 2654435761) & _MASK
+    return ((h ^ (h >> 15)) & 0xFFFFFF) / 16777216.0
+
+
+@njit(cache=True, error_model="numpy")
+def noise2(x, y, seed):
+    """Smooth noise in [0, 1) with features of size 1."""
+    i, j = int(math.floor(x)), int(math.floor(y))
+    u, v = x - i, y - j
+    u, v = u * u * (3 - 2 * u), v * v * (3 - 2 * v)
+    a = hashed(i, j, 0, seed) * (1 - u) + hashed(i + 1, j, 0, seed) * u
+    b = hashed(i, j + 1, 0, seed) * (1 - u) + hashed(i + 1, j + 1, 0, seed) * u
+    return a * (1 - v) + b * v
+
+
+@njit(cache=True, error_model="numpy")
+def noise3(x, y, z, seed):
+    """Smooth noise in [0, 1) with features of size 1."""
+    i, j, k = int(math.floor(x)), int(math.floor(y)), int(math.floor(z))
+    u, v, w = x - i, y - j, z - k
+    u, v, w = u * u * (3 - 2 * u), v * v * (3 - 2 * v), w * w * (3 - 2 * w)
+    a = hashed(i, j, k, seed) * (1 - u) + hashed(i + 1, j, k, seed) * u
+    b = hashed(i, j + 1, k, seed) * (1 - u) + hashed(i + 1, j + 1, k, seed) * u
+    c = hashed(i, j, k + 1, seed) * (1 - u) + hashed(i + 1, j, k + 1, seed) * u
+    d = hashed(i, j + 1, k + 1, seed) * (1 - u) + hashed(i + 1, j + 1, k + 1, seed) * u
+    return (a * (1 - v) + b * v) * (1 - w) + (c * (1 - v) + d * v) * w
+
+
+@njit(cache=True, error_model="numpy")
+def fade(fp, size):
+    """How much of a pattern with features of ``size`` metres a pixel of footprint ``fp`` still resolves, 0 to 1."""
+    return min(max(1.6 - 1.6 * fp / size, 0.0), 1.0)
+
+
+@njit(cache=True, error_model="numpy")
+def grain2(x, y, size, fp, seed):
+    """Noise of three octaves around 0, about -1 to 1, coarsest features of ``size`` metres."""
+    total, amplitude = 0.0, 1.0
+    for octave in range(3):
+        keep = fade(fp, size)
+        if keep <= 0.0:
+            break
+        total += amplitude * keep * (noise2(x / size, y / size, seed + octave) - 0.5)
+        size *= 0.37
+        amplitude *= 0.75
+    return total
+
+
+@njit(cache=True, error_model="numpy")
+def grain3(x, y, z, size, fp, seed):
+    """Like ``grain2`` in space."""
+    total, amplitude = 0.0, 1.0
+    for octave in range(3):
+        keep = fade(fp, size)
+        if keep <= 0.0:
+            break
+        total += amplitude * keep * (noise3(x / size, y / size, z / size, seed + octave) - 0.5)
+        size *= 0.42
+        amplitude *= 0.85
+    return total
+
+
+@njit(cache=True, error_model="numpy")
+def joint(u, width, fp):
+    """Coverage 0 to 1 of a line of ``width`` at integer + 0 positions of u (all in the unit of u)."""
+    distance = abs(u - math.floor(u + 0.5))
+    soft = max(fp, 1e-4)
+    return min(max((0.5 * width - distance) / soft + 0.5, 0.0), 1.0) * min(1.0, width / soft + 0.2)
+
+
+@njit(cache=True, error_model="numpy")
+def sky(dx, dy, dz, light):
+    """Radiance of the sky in direction d. ``light``: see ``street_light``."""
+    up = max(dz, 0.0)
+    mix = min(1.0, up * 1.6) ** 0.6
+    r = light[8] * (1 - mix) + light[11] * mix
+    g = light[9] * (1 - mix) + light[12] * mix
+    b = light[10] * (1 - mix) + light[13] * mix
+    if light[14] > 0.0 and dz > 0.015:
+        x, y = dx / (dz + 0.12), dy / (dz + 0.12)
+        seed = int(light[16])
+        n = 0.55 * noise2(x * 1.3, y * 1.3, seed) + 0.3 * noise2(x * 3.1, y * 3.1, seed + 1)
+        n += 0.15 * noise2(x * 7.7, y * 7.7, seed + 2)
+        cover = min(max((n - 1.0 + light[14]) * 3.5, 0.0), 1.0) * min(1.0, dz * 12.0)
+        white = light[15] * (0.75 + 0.35 * noise2(x * 2.0 + 9.0, y * 2.0, seed + 3))
+        r, g, b = r + (white - r) * cover, g + (white - g) * cover, b + (white - b) * cover
+    toward = dx * light[0] + dy * light[1] + dz * light[2]
+    if toward > 0.6 and light[3] > 0.0:
+        glow = 0.35 * light[3] * ((toward - 0.6) / 0.4) ** 8
+        r, g, b = r + glow, g + glow * 0.95, b + glow * 0.85
+    return r, g, b
+
+
+@njit(cache=True, error_model="numpy")
+def leaves(s, x, y, z, fp):
+    """Foliage; a: size of a leaf tuft in metres, b: contrast."""
+    seed = int(s[10])
+    rough = grain3(x, y, z, s[6] * 3.5, fp, seed)
+    fine = grain3(x, y, z * 1.3, s[6], fp, seed + 7)
+    n = 0.5 + s[7] * (0.6 * rough + 0.95 * fine)
+    n = min(max(n, 0.0), 1.0)
+    bright = 0.18 + 1.5 * n * n
+    mix = min(max(0.5 + 1.2 * rough, 0.0), 1.0)
+    return (
+        bright * (s[0] + (s[3] - s[0]) * mix),
+        bright * (s[1] + (s[4] - s[1]) * mix),
+        bright * (s[2] + (s[5] - s[2]) * mix),
+    )
+
+
+@njit(cache=True, error_model="numpy")
+def window(u, v, seed, fp):
+    """One window in a cell of 0..1 by 0..1: (kind, shade), kind 0 none, 1 frame, 2 glass, 3 shutter or curtain."""
+    if u < 0.0 or u > 1.0 or v < 0.0 or v > 1.0:
+        return 0, 1.0
+    if u < 0.06 or u > 0.94 or v < 0.05 or v > 0.95 or abs(u - 0.5) < 0.03:
+        return 1, 1.0
+    if v > 1.0 - 0.95 * max(0.0, hashed(seed, 3, 1, 5) * 1.8 - 0.8):
+        return 3, 0.85 + 0.15 * math.cos(v * 60.0) * fade(fp, 0.05)
+    return 2, 0.35 + 0.65 * hashed(seed, 7, 7, 7) * (0.4 + 0.6 * v)
+
+
+@njit(cache=True, error_model="numpy")
+def facade(s, h, lx, ly, lz, nx, ny, fp):
+    """House wall: (r, g, b, glass); a: storey height in metres, b: spacing of windows (0: blind wall)."""
+    seed = int(s[10])
+    along, width = (lx, h[3]) if abs(ny) > abs(nx) else (ly, h[4])
+    face = (0 if nx > 0 else 1) if abs(nx) >= abs(ny) else (2 if ny > 0 else 3)
+    up = lz + h[5]
+    r, g, b = s[0], s[1], s[2]
+    if int(s[8]) == BRICK:
+        row = math.floor(up / 0.075)
+        tone = 1.0 + 0.45 * (
+            hashed(int(math.floor(along / 0.24 + 0.5 * (row % 2))), int(row), face, seed) - 0.5
+        ) * fade(fp, 0.09)
+        mortar = max(joint(up / 0.075, 0.16, fp / 0.075), joint(along / 0.24 + 0.5 * (row % 2), 0.05, fp / 0.24))
+        r, g, b = r * tone, g * tone, b * tone
+        r, g, b = r + (0.32 - r) * mortar * 0.8, g + (0.3 - g) * mortar * 0.8, b + (0.27 - b) * mortar * 0.8
+    stain = 1.0 + 0.18 * grain2(along * 1.0, up * 0.35, 1.7, fp, seed + 11) + 0.1 * grain2(along, up, 0.12, fp, seed)
+    if up < 0.45:
+        r, g, b = s[3], s[4], s[5]
+    r, g, b = r * stain, g * stain, b * stain
+    if s[7] <= 0.0:
+        return r, g, b, 0.0
+    bays = max(1, int(2 * width / s[7]))
+    pitch = 2 * width / bays
+    bay, floor = int((along + width) / pitch), int(up / s[6])
+    key = hashed(bay, floor, face, seed)
+    if up > 2 * h[5] - 0.5 or (face < 2 and key < 0.35) or key < 0.06:
+        return r, g, b, 0.0
+    wide = min(0.72 * pitch, 0.9 + 1.1 * hashed(bay, 5, face, seed) * (hashed(1, 2, face, seed) > 0.4))
+    u = ((along + width) - (bay + 0.5) * pitch) / wide + 0.5
+    v = (up - floor * s[6] - 0.95) / (s[6] - 1.5)
+    cell = int(key * 1e6)
+    if floor == 0 and hashed(bay, 9, face, seed) < 0.16:
+        v, door = (up - 0.1) / 2.05, True
+        if 0.0 < u < 1.0 and 0.0 < v < 1.0:
+            panel = 0.75 + 0.25 * (0.12 < u < 0.88 and 0.08 < v < 0.92)
+            tone = hashed(bay, 4, face, seed)
+            return 0.35 * panel * tone + 0.02, 0.25 * panel * tone + 0.02, 0.18 * panel + 0.02, 0.1
+        return r, g, b, 0.0
+    kind, shade = window(u, v, cell, fp)
+    if kind == 0:
+        if -0.35 < u < 1.35 and 0.0 < v < 1.0 and hashed(4, 4, 4, seed) < 0.25 and abs(u - 0.5) < 1.0:
+            return s[3] * 0.8, s[4] * 0.8, s[5] * 0.8, 0.0
+        if -0.06 < u < 1.06 and -0.09 < v < 0.0:
+            return 0.4, 0.4, 0.38, 0.0
+        return r, g, b, 0.0
+    if kind == 1:
+        return 0.62, 0.62, 0.6, 0.0
+    if kind == 3:
+        return 0.5 * shade, 0.48 * shade, 0.43 * shade, 0.0
+    return 0.045 * shade, 0.05 * shade, 0.055 * shade, 0.5
+
+
+@njit(cache=True, error_model="numpy")
+def tiles(s, along, down, fp):
+    """Roof tiles in rows; a: tile size in metres."""
+    seed = int(s[10])
+    row = math.floor(down / s[6])
+    tone = 1.0 + 0.3 * (hashed(int(math.floor(along / s[6])), int(row), 1, seed) - 0.5) * fade(fp, s[6])
+    tone *= 1.0 - 0.45 * joint(down / s[6], 0.22, fp / s[6]) * fade(fp, s[6] * 2)
+    tone *= 1.0 - 0.3 * joint(along / s[6], 0.15, fp / s[6]) * fade(fp, s[6] * 2)
+    tone *= 1.0 + 0.3 * grain2(along, down, 2.0, fp, seed)
+    return s[0] * tone, s[1] * tone, s[2] * tone
+
+
+@njit(cache=True, error_model="numpy")
+def car_body(s, h, lx, lz, ly, nx, nz):
+    """Lower part of a car: lamps, number plate, bumpers, door gaps: (r, g, b, gloss)."""
+    u, w, up = lx / h[3], ly / h[4], lz / h[5]
+    if up < -0.75:
+        return 0.02, 0.02, 0.02, 0.05
+    if abs(nx) > 0.6:
+        if abs(w) > 0.62 and 0.1 < up < 0.75:
+            return (0.75, 0.75, 0.72, 0.4) if nx > 0 else (0.45, 0.02, 0.02, 0.3)
+        if abs(w) < 0.3 and -0.35 < up < 0.0:
+            return 0.65, 0.65, 0.62, 0.1
+        if abs(w) < 0.55 and nx > 0 and 0.15 < up < 0.6:
+            return 0.03, 0.03, 0.03, 0.2
+    elif abs(nz) < 0.5:
+        for at in (-0.42, 0.02, 0.45):
+            if abs(u - at) < 0.006:
+                return 0.02, 0.02, 0.02, 0.0
+        if up < -0.5:
+            return 0.03, 0.03, 0.03, 0.1
+    return s[0], s[1], s[2], s[11]
+
+
+@njit(cache=True, error_model="numpy")
+def car_cabin(s, h, lx, ly, lz, nx, ny, nz):
+    """Upper part of a car: glass between pillars, painted roof: (r, g, b, gloss)."""
+    up = (lz / h[5] + 1) * 0.5
+    if nz > 0.8 or up > 0.9:
+        return s[0], s[1], s[2], s[11]
+    if abs(ny) > 0.5:
+        u = lx / h[3]
+        pillar = abs(u - 0.05) < 0.035 or u > 0.9 - s[6] * up or u < -0.9 + s[7] * up
+    else:
+        pillar = abs(ly) / h[4] > 0.88 - 0.16 * up
+    if pillar or up < 0.08:
+        return s[0] * 0.8, s[1] * 0.8, s[2] * 0.8, s[11]
+    return 0.012, 0.014, 0.015, 0.75
+
+
+@njit(cache=True, error_model="numpy")
+def sign_face(s, h, ly, lz, nx):
+    """Front of a traffic sign; a: 0 ring, 1 blue, 2 yellow lozenge or name plate, 3 stop."""
+    if nx < 0.5:
+        return 0.3, 0.3, 0.3
+    rim = max(abs(ly) / h[4], abs(lz) / h[5]) if s[6] == 2 else math.sqrt((ly / h[4]) ** 2 + (lz / h[5]) ** 2)
+    bar = abs(lz) / h[5] < 0.18 and abs(ly) / h[4] < 0.6
+    if rim > 0.78:
+        return (0.6, 0.6, 0.58) if s[6] == 1 or s[6] == 3 else (s[0], s[1], s[2])
+    if s[6] == 0 or s[6] == 2:
+        return (0.03, 0.03, 0.03) if bar else (s[3], s[4], s[5])
+    return (0.65, 0.65, 0.65) if bar else (s[0], s[1], s[2])
+
+
+@njit(cache=True, error_model="numpy")
+def solid_colour(s, h, lx, ly, lz, nx, ny, nz, wx, wy, wz, fp):
+    """Colour of a solid: surfaces row s, solids row h, local point and normal, world point: (r, g, b, gloss)."""
+    material, seed = int(s[8]), int(s[10])
+    if material == FOLIAGE:
+        r, g, b = leaves(s, wx, wy, wz, fp)
+        return r, g, b, 0.0
+    if material == PLASTER or material == BRICK:
+        if abs(nz) > 0.9:
+            return s[3], s[4], s[5], 0.0
+        return facade(s, h, lx, ly, lz, nx, ny, fp)
+    if material == ROOF:
+        if nz < 0.2:
+            return s[3], s[4], s[5], 0.0
+        r, g, b = tiles(s, lx if abs(ny) > abs(nx) else ly, lz / max(0.25, math.sqrt(1 - nz * nz) + 0.02), fp)
+        return r, g, b, 0.0
+    if material == CAR_BODY:
+        return car_body(s, h, lx, lz, ly, nx, nz)
+    if material == CAR_CABIN:
+        return car_cabin(s, h, lx, ly, lz, nx, ny, nz)
+    if material == RUBBER:
+        rim = (lx / h[3]) ** 2 + (lz / h[5]) ** 2
+        return (0.35, 0.35, 0.36, 0.2) if rim < 0.4 and abs(ny) > 0.5 else (0.02, 0.02, 0.02, 0.0)
+    along = lx if abs(ny) >= abs(nx) else ly
+    if material == PLANKS:
+        gap = joint(along / s[6], 0.12, fp / s[6])
+        tone = 1.0 + 0.35 * (hashed(int(math.floor(along / s[6])), 1, 1, seed) - 0.5) * fade(fp, s[6])
+        tone *= (1.0 - 0.8 * gap) * (1.0 + 0.25 * grain2(along, lz * 0.15, 0.05, fp, seed))
+        return s[0] * tone, s[1] * tone, s[2] * tone, 0.0
+    if material == STONE:
+        row = math.floor(lz / s[6])
+        column = along / (2 * s[6]) + 0.5 * (row % 2)
+        tone = 1.0 + 0.5 * (hashed(int(math.floor(column)), int(row), 1, seed) - 0.5) * fade(fp, s[6])
+        tone *= 1.0 - 0.45 * max(joint(lz / s[6], 0.1, fp / s[6]), joint(column, 0.05, 0.5 * fp / s[6]))
+        tone *= 1.0 + 0.5 * grain3(lx, ly, lz, 0.3, fp, seed)
+        return s[0] * tone, s[1] * tone, s[2] * tone, 0.0
+    if material == SIGN:
+        r, g, b = sign_face(s, h, ly, lz, nx)
+        return r, g, b, 0.05
+    tone = 1.0
+    if material == BARK:
+        tone += 0.9 * grain3(lx, ly, lz * 0.2, 0.12, fp, seed)
+    elif material == GRASS:
+        tone += 0.8 * grain2(wx, wy, 0.35, fp, seed) + 0.5 * grain2(wx, wy, 3.0, fp, seed + 5)
+    else:
+        tone += 0.2 * grain3(lx, ly, lz, 0.5, fp, seed)
+    return s[0] * tone, s[1] * tone, s[2] * tone, s[11]

@@ -1,0 +1,118 @@
+"""Synthetic streets: ``make_street(seed)`` builds one, ``Streets`` is a data set of them with the scene behind each item.
+
+Everything visible is an exact solid or the ground, so depth, occupancy and visibility are exact too. No file is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from kyn_models.data.street_build import StreetOptions, make_street
+from kyn_models.data.street_scene import FRAME_S, Rendered, Scene, Street
+from kyn_models.data.street_sensors import INTRINSICS, Mount, base_from_camera, random_mount
+from kyn_models.types import Float64Array, Observation, PosedFrame, Sample
+
+__all__ = [
+    "FRAME_S",
+    "Rendered",
+    "Scene",
+    "Street",
+    "StreetOptions",
+    "Streets",
+    "StreetsOptions",
+    "base_from_camera",
+    "make_street",
+    "random_mount",
+]
+
+
+@dataclass(frozen=True)
+class StreetsOptions:
+    """What the items are.
+
+    streets, frames_per_street: size of the data set; items of one street are neighbours. first_seed: its first street.
+    width, height: image size; the camera is KITTI-360's, resized. key_camera: 00, 01, left or right.
+    views: further frames of every item as (camera, frame offset), e.g. ("01", 0) the stereo partner, ("00", 1) the next
+    frame. mount_strength: variation of the mount between streets (0: KITTI-360's own).
+    """
+
+    streets: int = 1000
+    frames_per_street: int = 4
+    first_seed: int = 0
+    width: int = 640
+    height: int = 192
+    key_camera: str = "00"
+    views: tuple[tuple[str, int], ...] = (("01", 0),)
+    mount_strength: float = 1.0
+    street: StreetOptions = StreetOptions()
+
+    def __post_init__(self) -> None:
+        for name in ("streets", "frames_per_street", "width", "height"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"streets.{name}: got {getattr(self, name)}, expected at least 1")
+        if self.mount_strength < 0:
+            raise ValueError(f"streets.mount_strength: got {self.mount_strength}, expected 0 or above")
+        for camera in (self.key_camera, *(camera for camera, _ in self.views)):
+            base_from_camera(camera)
+
+
+class Streets:
+    """Items of ``StreetsOptions``; item i is the same in every process, in any order of access."""
+
+    def __init__(self, options: StreetsOptions | None = None) -> None:
+        self.options = options or StreetsOptions()
+        self.intrinsics = INTRINSICS.resized(self.options.width, self.options.height)
+        self._street = lru_cache(maxsize=2)(lambda seed: make_street(seed, self.options.street))
+
+    def __len__(self) -> int:
+        return self.options.streets * self.options.frames_per_street
+
+    def street(self, index: int) -> Street:
+        """The street of item ``index``."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"streets: got item {index}, expected 0 to {len(self) - 1}")
+        return self._street(self.options.first_seed + index // self.options.frames_per_street)
+
+    def frame(self, index: int) -> int:
+        """Frame number of item ``index`` in its drive: spread over the drive, one at random in each part."""
+        street, k = self.street(index), index % self.options.frames_per_street
+        part = street.frames / self.options.frames_per_street
+        return int(part * (k + np.random.default_rng((street.seed, 3, k)).random()))
+
+    def scene(self, index: int, offset: int = 0) -> Scene:
+        """The street at the item's time, or ``offset`` frames later."""
+        return self.street(index).at((self.frame(index) + offset) * FRAME_S)
+
+    def world_from_base(self, index: int, offset: int = 0) -> Float64Array:
+        """(4, 4) pose of base_link in the scene's world frame."""
+        return self.street(index).world_from_base((self.frame(index) + offset) * FRAME_S)
+
+    def mount(self, index: int) -> Mount:
+        """How this street's car carries its cameras."""
+        rng = np.random.default_rng((self.street(index).seed, 4))
+        return random_mount(rng, self.options.mount_strength)
+
+    def base_from_camera(self, index: int, camera: str) -> Float64Array:
+        """(4, 4) mount of a camera of the item's car."""
+        return base_from_camera(camera, self.mount(index))
+
+    def _shot(self, index: int, camera: str, offset: int) -> tuple[PosedFrame, Rendered]:
+        pose = self.world_from_base(index, offset) @ self.base_from_camera(index, camera)
+        number = self.frame(index) + offset
+        rendered = self.scene(index, offset).render(self.intrinsics, pose, noise_seed=number * 4 + len(camera))
+        stamp = round(number * FRAME_S * 1e9)
+        return PosedFrame(rendered.image, self.intrinsics, stamp, pose), rendered
+
+    def __getitem__(self, index: int) -> Sample:
+        key, truth = self._shot(index, self.options.key_camera, 0)
+        return Sample(
+            name=f"street{self.street(index).seed:06d}_{self.frame(index):010d}",
+            observation=Observation((key,), self.base_from_camera(index, self.options.key_camera)),
+            views=tuple(self._shot(index, camera, offset)[0] for camera, offset in self.options.views),
+            depth_m=truth.depth_m,
+            instances=truth.instances,
+            moving=truth.moving,
+        )
