@@ -50,7 +50,7 @@ def make_street(seed: int, options: StreetOptions | None = None) -> Street:
     street_layout.build_furniture(layout)
     street_layout.build_parking(layout)
     light = draw_light(weather)
-    paint = draw_paint(weather, layout.pavement_m, layout.verge_m)
+    paint = draw_paint(weather, layout.half_m(1), layout.pavement_m, layout.verge_m)
     step = motion.uniform(*options.step_m)
     return Street(
         seed=seed,

@@ -39,9 +39,13 @@ def asphalt(paint, road, x, edge, d, fp):
             tone *= 0.72 + 0.5 * hashed(int(cell_x), int(cell_d), 12, seed)
             if min(min(u, 1 - u) * 6.0, min(v, 1 - v) * 2.0) < 0.04:
                 tone *= 0.7
-    crack = abs(noise2(x * 0.45, d * 0.9, seed + 20) - 0.5) * fade(fp, 0.05)
-    if crack < 0.012 and crack > 0.0 and noise2(x * 0.11, d * 0.2, seed + 22) > 0.55:
-        tone *= 0.6
+    keep = fade(fp, 0.04)
+    if keep > 0.0:
+        seam = abs(d - 0.1 + 0.12 * (noise2(x * 1.7, 0.0, seed + 20) - 0.5))
+        k = math.floor(x / 11.0)
+        across = abs(x - (k + hashed(int(k), 5, 5, seed)) * 11.0 + 0.6 * (noise2(d * 1.3, k, seed + 21) - 0.5))
+        if (seam < 0.012 and noise2(x * 0.07, 0.0, seed + 22) > 0.5) or across < 0.012:
+            tone *= 1.0 - 0.5 * keep
     if paint[20] > 0.0 and edge > -0.32:
         tone *= 1.35 - 0.5 * joint(x / 0.16, 0.15, fp / 0.16) - 0.5 * joint(edge / 0.16, 0.15, fp / 0.16)
     r, g, b = paint[0] * tone, paint[1] * tone, paint[2] * tone

@@ -1,4 +1,4 @@
-"""Where things stand in a synthetic street: road, lots with houses and gardens, street furniture, parked and moving cars."""
+"""Where things stand in a synthetic street: road, lots with houses and gardens, furniture, parked and moving cars."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STYLES = ("residential", "terraced", "avenue", "open")
 
 @dataclass
 class Mover:
-    """A thing that drives or walks along the road: position x = start + speed t, lateral d, turned round if speed < 0."""
+    """A thing that drives or walks along the road: x = start + speed t, lateral d, turned round if speed < 0."""
 
     rows: Float64Array
     start_m: float
@@ -133,6 +133,16 @@ def _boundary(layout: Layout, side: int, x0: float, x1: float, d: float, choice:
             layout.put("fence", rows, at, side * (d + 0.15))
 
 
+def _divide(layout: Layout, side: int, x: float, near: float, far: float, plant: dict[str, object]) -> None:
+    """Hedge or fence between two gardens, away from the road."""
+    rng, length = layout.rng, far - near
+    if rng.random() < 0.6:
+        rows, kind = things.hedge(rng, length, rng.uniform(0.8, 2.2), 0.6, plant), "hedge"
+    else:
+        rows, kind = things.fence(rng, length, rng.uniform(0.8, 1.8), int(rng.integers(3))), "fence"
+    layout.put(kind, rows, x, side * (near + far) / 2, math.pi / 2)
+
+
 def _garden(layout: Layout, side: int, x0: float, x1: float, near: float, far: float) -> None:
     """Trees and bushes of one lot between lateral distances near and far."""
     rng = layout.rng
@@ -184,6 +194,10 @@ def build_side(layout: Layout, side: int) -> None:
             if gap > 2.5 and rng.random() < 0.5:
                 layout.put("building", things.garage(rng), x1, side * (front + 1.0), 0.0 if side > 0 else math.pi)
             _garden(layout, side, x, x1, edge + 0.8, front - 1.2)
+            if choice != "none" and front - edge > 2.5 and rng.random() < 0.6:
+                _divide(layout, side, x1, edge + 0.5, front + rng.uniform(0, 6), plant)
+            if front - edge > 6.0 and rng.random() < 0.35:
+                layout.put("car", things.car(rng), gate - 1.3, side * (edge + 3.4), math.pi / 2)
         else:
             _garden(layout, side, x, x1, edge + 0.8, front + 9.0)
         x = x1
@@ -196,14 +210,17 @@ def build_background(layout: Layout) -> None:
     for side in (1, -1):
         x = -BEHIND_M
         while x < end + 30:
-            x += rng.uniform(8, 17)
-            d = layout.outside_m(side) + rng.uniform(19, 40)
+            x += rng.uniform(5, 13)
+            d = layout.outside_m(side) + rng.uniform(19, 45)
             pick = rng.random()
             if pick < 0.5 and layout.free(x, 5.0, side):
-                layout.put("tree", things.tree(rng, rng.uniform(7, 18)), x, side * d)
+                layout.put("tree", things.tree(rng, rng.uniform(7, 18), 35), x, side * d)
             elif pick < 0.8 and layout.free(x, 9.0, side):
                 rows = things.house(rng, rng.uniform(9, 15), 9.0, int(rng.integers(1, 4)), True)
                 layout.put("building", rows, x, side * d, 0.0 if side > 0 else math.pi)
+        for x in np.arange(-BEHIND_M - 20, end + 120, 13.0) if rng.random() < 0.85 else ():
+            d = layout.outside_m(side) + rng.uniform(75, 130)
+            layout.put("tree", things.grove(rng, rng.uniform(8, 17)), x + rng.uniform(-5, 5), side * d)
     for j in range(int(layout.road[6])):
         at, half, where, _ = layout.road[8 + 4 * j : 12 + 4 * j]
         for side in (1, -1):
@@ -215,7 +232,7 @@ def build_background(layout: Layout) -> None:
                     layout.put("car", things.car(rng), spot, side * rng.uniform(14, 30), math.pi / 2, 0.0)
     if rng.random() < 0.75:
         for _ in range(7):
-            layout.put("tree", things.tree(rng, rng.uniform(6, 16)), end + rng.uniform(5, 40), rng.normal(0, 14))
+            layout.put("tree", things.tree(rng, rng.uniform(6, 16), 35), end + rng.uniform(5, 40), rng.normal(0, 14))
 
 
 def build_furniture(layout: Layout) -> None:

@@ -1,4 +1,4 @@
-"""Things of a synthetic street, each as rows of exact solids in its own frame: x forward or along, y left, z up, on z = 0.
+"""Things of a synthetic street, as rows of exact solids in their own frame: x forward or along, y left, z up, on z = 0.
 
 A row (24,) float64 is a solid (``street_rays``) followed by its surface (``street_textures``). All functions draw from
 the generator they are given and return (N, 24) float64.
@@ -82,7 +82,7 @@ def _rows(solids: list[list[float]]) -> Float64Array:
 
 def _vary(rng: Generator, colour: Colour, spread: float = 0.2) -> Float64Array:
     """A colour with its brightness and each channel changed a little."""
-    return np.clip(np.array(colour) * rng.uniform(1 - spread, 1 + spread) * rng.uniform(0.92, 1.08, 3), 0.005, 0.95)
+    return np.clip(np.array(colour) * rng.uniform(1 - spread, 1 + spread) * rng.uniform(0.95, 1.05, 3), 0.005, 0.95)
 
 
 _CAR_PAINT = ((0.02,) * 3, (0.05,) * 3, (0.3,) * 3, (0.42, 0.43, 0.44), (0.65,) * 3, (0.75,) * 3, (0.03, 0.06, 0.2))
@@ -106,9 +106,18 @@ def car(rng: Generator) -> Float64Array:
     cabin, middle = (front - back) / 2, (front + back) / 2
     rake, tail = rng.uniform(0.42, 0.55), (0.22, 0.45, 0.2, 0.15)[style] * rng.uniform(0.8, 1.2)
     body = {"material": CAR_BODY, "gloss": 0.35}
-    low = (waist + floor) / 2
+    belt = waist - rng.uniform(0.12, 0.2)
+    low = (belt + floor) / 2
     parts = [
-        solid(BOX, (0, 0, low), (half, wide, (waist - floor) / 2), paint, taper=(0.07, 0.04, 0.06), **body),
+        solid(BOX, (0, 0, low), (half, wide, (belt - floor) / 2), paint, taper=(0.03, 0.02, 0.02), **body),
+        solid(
+            BOX,
+            (0, 0, (waist + belt) / 2),
+            (half * 0.97, wide * 0.98, (waist - belt) / 2),
+            paint,
+            taper=(rng.uniform(0.2, 0.5) if style != 3 else 0.12, 0.06, 0.08),
+            gloss=0.35,
+        ),
         solid(
             BOX,
             (middle, 0, (waist + height) / 2),
@@ -177,8 +186,8 @@ def person(rng: Generator, stride: float = 0.0) -> Float64Array:
     hair = np.array((0.06, 0.04, 0.03)) * rng.uniform(0.3, 4.0)
     parts = [solid(ELLIPSOID, (0, 0, tall * 0.68), (0.13, 0.22, tall * 0.18), coat)]
     for y, x in ((0.09, stride / 2), (-0.09, -stride / 2)):
-        parts.append(solid(CONE, (x, y, tall * 0.25), (0.085, 0.085, tall * 0.25), trousers, taper=(-0.15, 0, 0)))
-        parts.append(solid(CONE, (-0.6 * x, 2.7 * y, tall * 0.64), (0.055, 0.055, tall * 0.17), coat))
+        parts.append(solid(CONE, (x, y, tall * 0.25), (0.06, 0.06, tall * 0.25), trousers, taper=(-0.45, 0, 0)))
+        parts.append(solid(CONE, (-0.6 * x, 2.7 * y, tall * 0.64), (0.05, 0.05, tall * 0.17), coat))
     parts.append(solid(ELLIPSOID, (0, 0, tall * 0.92), (0.1, 0.085, tall * 0.08), skin))
     parts.append(solid(ELLIPSOID, (-0.02, 0, tall * 0.945), (0.105, 0.095, tall * 0.062), hair))
     return _rows(parts)
@@ -213,32 +222,34 @@ def _foliage(rng: Generator) -> dict[str, object]:
     return {
         "colour": _vary(rng, np.array(dark) * scale, 0.15),
         "second": _vary(rng, np.array(bright) * scale, 0.15),
-        "a": rng.uniform(0.035, 0.14),
-        "b": rng.uniform(0.6, 1.2),
+        "a": rng.uniform(0.05, 0.13),
+        "b": rng.uniform(0.7, 1.25),
         "material": FOLIAGE,
     }
 
 
-def tree(rng: Generator, height: float) -> Float64Array:
-    """A leafy tree: trunk, limbs hidden in a crown of ellipsoids around two to four main ones."""
+def tree(rng: Generator, height: float, tufts: int = 90) -> Float64Array:
+    """A leafy tree: trunk, three limbs, and a ragged crown of main bodies and about ``tufts`` small ones around them."""
     leaf = _foliage(rng)
     bark = _vary(rng, (0.09, 0.07, 0.05), 0.4)
     clear = height * rng.uniform(0.18, 0.4)
-    radius = rng.uniform(0.02, 0.035) * height
-    spread = height * rng.uniform(0.2, 0.36)
+    radius = rng.uniform(0.014, 0.026) * height
+    spread = height * rng.uniform(0.2, 0.38)
     parts = [solid(CONE, (0, 0, clear * 0.75), (radius, radius, clear * 0.75), bark, BARK, taper=(0.35, 0, 0))]
     middle, tall = (clear + height) / 2, (height - clear) / 2
-    for _ in range(int(rng.integers(2, 5))):
-        off = rng.normal(0, 0.25, 3) * (spread, spread, tall)
-        size = np.array((spread, spread, tall)) * rng.uniform(0.55, 0.8)
-        parts.append(solid(ELLIPSOID, (off[0], off[1], middle + 0.6 * off[2]), size, **leaf))
-    for _ in range(int(rng.integers(26, 60))):
+    bodies = []
+    for _ in range(int(rng.integers(3, 7))):
+        off = rng.normal(0, 0.32, 3) * (spread, spread, tall)
+        size = np.array((spread, spread, tall)) * rng.uniform(0.35, 0.6)
+        bodies.append((off, size))
+        parts.append(solid(ELLIPSOID, (off[0], off[1], middle + off[2]), size, **leaf))
+    for _ in range(int(tufts * rng.uniform(0.7, 1.3))):
+        off, size = bodies[int(rng.integers(len(bodies)))]
         way = rng.normal(size=3)
         way /= np.linalg.norm(way)
-        reach = rng.uniform(0.6, 1.05)
-        size = rng.uniform(0.12, 0.3) * spread * np.array((1, 1, rng.uniform(0.5, 0.9)))
-        centre = way * (spread, spread, tall) * reach
-        parts.append(solid(ELLIPSOID, (centre[0], centre[1], middle + centre[2]), size, yaw=rng.uniform(0, 3), **leaf))
+        at = off + way * size * rng.uniform(0.85, 1.25)
+        tuft = rng.uniform(0.07, 0.2) * spread * np.array((1.3, 0.8, rng.uniform(0.4, 0.9)))
+        parts.append(solid(ELLIPSOID, (at[0], at[1], middle + at[2]), tuft, yaw=rng.uniform(0, 3), **leaf))
     return _rows(parts)
 
 
@@ -265,13 +276,24 @@ def conifer(rng: Generator, height: float) -> Float64Array:
     return _rows(parts)
 
 
+def grove(rng: Generator, height: float) -> Float64Array:
+    """A distant group of trees: a few broad ellipsoids, without trunks."""
+    leaf = _foliage(rng)
+    parts = []
+    for _ in range(int(rng.integers(5, 9))):
+        x, y = rng.normal(0, 0.6 * height, 2)
+        r, tall = rng.uniform(0.25, 0.5) * height, height * rng.uniform(0.6, 1.0)
+        parts.append(solid(ELLIPSOID, (x, y, 0.45 * tall), (r, r, 0.55 * tall), **leaf))
+    return _rows(parts)
+
+
 def bush(rng: Generator, size: float) -> Float64Array:
     """A bush about ``size`` metres wide."""
     leaf = _foliage(rng)
     parts = []
-    for _ in range(int(rng.integers(5, 12))):
+    for _ in range(int(rng.integers(9, 22))):
         x, y = rng.normal(0, 0.28 * size, 2)
-        r = size * rng.uniform(0.18, 0.42)
+        r = size * rng.uniform(0.12, 0.36)
         parts.append(solid(ELLIPSOID, (x, y, r * rng.uniform(0.5, 1.1)), (r, r, r * rng.uniform(0.7, 1.2)), **leaf))
     return _rows(parts)
 
@@ -281,10 +303,10 @@ def hedge(rng: Generator, length: float, height: float, depth: float, plant: dic
     half = length / 2
     sides = rng.uniform(0.0, 0.12)
     parts = [solid(BOX, (0, 0, height / 2), (half, depth / 2, height / 2), taper=(0, 0, sides), **plant)]
-    for _ in range(int(length * height * 1.3)):
+    for _ in range(int(length * height * 2.2)):
         face = rng.random()
         x = rng.uniform(-half, half)
-        r = rng.uniform(0.1, 0.28)
+        r = rng.uniform(0.08, 0.22)
         if face < 0.65:
             at = (x, math.copysign(depth / 2 - 0.4 * r, rng.uniform(-1, 1)), rng.uniform(0.1, height - 0.1))
             parts.append(solid(ELLIPSOID, at, (1.6 * r, 0.6 * r, 1.3 * r), **plant))

@@ -106,7 +106,7 @@ def build_hierarchy(boxes):
             else:
                 order[low], order[high] = order[high], order[low]
                 high -= 1
-        if low == first or low == last:
+        if low in (first, last):
             low = (first + last) // 2
         links[node] = (used, used + 1, -1)
         stack[top], stack[top + 1] = (used, first, low), (used + 1, low, last)

@@ -3,7 +3,8 @@
 ``light`` (24,) float64: 0-2 unit vector to the sun, 3-5 sun rgb, 6 ambient occlusion strength, 7 haze per metre,
 8-10 sky rgb at the horizon, 11-13 at the zenith, 14 cloud cover, 15 cloud brightness, 16 cloud seed, 17 half angle of
 the shadow-casting light in radians (0: hard shadows), 18-20 ambient rgb, 21 share of sunlight that leaves let through.
-``look`` (8,) float64: exposure, gamma, contrast, white balance rgb, vignette, noise (standard deviation at white).
+``look`` (9,) float64: exposure, gamma, contrast, white balance rgb, vignette, noise (standard deviation at white),
+saturation.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from kyn_models.data.street_rays import (
     road_edge,
     span,
 )
-from kyn_models.data.street_textures import FOLIAGE, hashed, noise3, sky, solid_colour
+from kyn_models.data.street_textures import FOLIAGE, hashed, leaf, noise3, sky, solid_colour
 
 _FAR = 1e30
 
@@ -80,10 +81,11 @@ def _shade(solids, bounds, links, centre, road, surfaces, paint, light, i, t, ox
         if int(surfaces[i, 8]) == FOLIAGE:
             # Leaves face all ways: bend the normal by noise, more than the ellipsoid's or box's own shape says.
             size = surfaces[i, 6]
-            if fp < 3 * size:
-                nx += 1.3 * (noise3(x / size, y / size, z / size, 1) - 0.5)
-                ny += 1.3 * (noise3(x / size, y / size, z / size, 2) - 0.5)
-                nz += 1.3 * (noise3(x / size, y / size, z / size, 3) - 0.5)
+            if fp < 1.5 * size:
+                own, _ = leaf(x / size, y / size, z / size, int(surfaces[i, 10]))
+                nx += 1.6 * ((own * 13.0) % 1.0 - 0.5)
+                ny += 1.6 * ((own * 131.0) % 1.0 - 0.5)
+                nz += 1.6 * ((own * 1031.0) % 1.0 - 0.5)
             nz += 0.25
             length = math.sqrt(nx * nx + ny * ny + nz * nz)
             nx, ny, nz = nx / length, ny / length, nz / length
@@ -199,15 +201,17 @@ def smooth_rows(
     for v in range(first, last):
         for u in range(width):
             i = met[v, u]
+            leafy = i >= 0 and int(surfaces[i, 8]) == FOLIAGE
             edge = everywhere
             for k in range(4):
                 p, q = v + (k == 0) - (k == 1), u + (k == 2) - (k == 3)
-                if 0 <= p < height and 0 <= q < width:
-                    if met[p, q] != i:
-                        edge = True
-                    a, b = rgb[p, q, 1], rgb[v, u, 1]
-                    if abs(a - b) > 0.35 * (a + b) + 0.02:
-                        edge = True
+                if edge or not (0 <= p < height and 0 <= q < width):
+                    continue
+                j = met[p, q]
+                if leafy and j >= 0 and surfaces[j, 9] == surfaces[i, 9]:
+                    continue
+                a, b = rgb[p, q, 1], rgb[v, u, 1]
+                edge = j != i or abs(a - b) > 0.35 * (a + b) + 0.02
             for c in range(3):
                 out[v, u, c] = rgb[v, u, c]
             if not edge:
@@ -226,13 +230,15 @@ def smooth_rows(
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def develop_rows(rgb, look, seed, first, last, out):
-    """Radiance (H, W, 3) to uint8 by exposure, white balance, vignette, noise and a contrast curve, rows first..last."""
+    """Radiance (H, W, 3) to uint8 by exposure, colour, vignette, noise and a contrast curve, rows first..last."""
     height, width = rgb.shape[0], rgb.shape[1]
     for v in range(first, last):
         for u in range(width):
             rho = ((2.0 * u / width - 1) ** 2 + (2.0 * v / height - 1) ** 2) * 0.5
+            grey = (rgb[v, u, 0] + rgb[v, u, 1] + rgb[v, u, 2]) / 3.0
             for c in range(3):
-                value = rgb[v, u, c] * look[0] * look[3 + c] * (1.0 - look[6] * rho)
+                value = max(grey + look[8] * (rgb[v, u, c] - grey), 0.0)
+                value *= look[0] * look[3 + c] * (1.0 - look[6] * rho)
                 n = hashed(u, v, c, seed) + hashed(u, v, c + 3, seed) + hashed(u, v, c + 6, seed) - 1.5
                 value = max(value + 2.0 * n * look[7] * (0.02 + math.sqrt(max(value, 0.0))), 0.0)
                 value = min(value, 1.0) ** look[1]

@@ -1,7 +1,7 @@
-"""A synthetic street and its state at one time: pictures, depth, occupancy, lines of sight and lidar from one geometry.
+"""A synthetic street and its state at one time: pictures, depth, occupancy, lines of sight, lidar of one geometry.
 
-World frame: x along the road's start, y left, z up, the road at z = 0. Everything is a function of (seed, options, time):
-the same question gives the same bytes, in any process and with any number of threads.
+World frame: x along the road's start, y left, z up, the road at z = 0. Everything is a function of seed, options and
+time: the same question gives the same bytes, in any process and with any number of threads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kyn_models.data import street_queries, street_render
 from kyn_models.data.street_layout import KNOT_M, Mover
 from kyn_models.data.street_objects import placed
-from kyn_models.data.street_rays import GROUND, NOTHING
+from kyn_models.data.street_rays import NOTHING
 from kyn_models.types import Float32Array, Float64Array, Intrinsics, UInt8Array, check_pose
 
 FRAME_S = 0.1
@@ -27,7 +27,7 @@ Geometry = tuple[Float64Array, Float64Array, NDArray[np.int32], Float64Array, Fl
 
 
 def in_bands(work: Callable[[int, int], None], rows: int, threads: int | None) -> None:
-    """Call work(first, last) over bands of rows on ``threads`` threads (None: one per core); compiled code frees the GIL."""
+    """Call work(first, last) over bands of rows on ``threads`` threads, None for one per core."""
     count = max(1, threads if threads is not None else os.cpu_count() or 1)
     if count == 1 or rows < 2:
         work(0, rows)

@@ -100,7 +100,7 @@ class Mount:
 
 
 def random_mount(rng: np.random.Generator, strength: float = 1.0) -> Mount:
-    """Another car's mount: about 0.1 m, 1.5 degrees of pitch, 0.7 of roll and yaw at strength 1 (standard deviations)."""
+    """Another car's mount: 0.1 m up, 1.5 degrees of pitch, 0.7 of roll and yaw at strength 1 (standard deviations)."""
     height, pitch, roll, yaw = rng.normal(size=4) * strength
     return Mount(0.1 * height, math.radians(1.5) * pitch, math.radians(0.7) * roll, math.radians(0.7) * yaw)
 

@@ -116,15 +116,43 @@ def sky(dx, dy, dz, light):
 
 
 @njit(cache=True, error_model="numpy")
+def leaf(x, y, z, seed):
+    """Which leaf covers a point of a clump with leaves of size 1: (a number of that leaf's own, distance to it)."""
+    i, j, k = int(math.floor(x - 0.5)), int(math.floor(y - 0.5)), int(math.floor(z - 0.5))
+    best, own = 9.0, 0.5
+    for n in range(8):
+        p, q, r = i + (n & 1), j + ((n >> 1) & 1), k + (n >> 2)
+        h = hashed(p, q, r, seed)
+        # Three more numbers out of one hash: a leaf needs no better randomness.
+        u, v, w = p + (h * 7.0) % 1.0, q + (h * 61.0) % 1.0, r + (h * 547.0) % 1.0
+        # Squeezed to one of two slants, so that leaves are longer than wide.
+        a, c, e = x - u, y - v, z - w
+        slant = a + (e if h < 0.5 else -e)
+        distance = a * a + c * c + e * e + 0.9 * slant * slant
+        if distance < best:
+            best, own = distance, h
+    return (own * 4099.0) % 1.0, math.sqrt(best)
+
+
+@njit(cache=True, error_model="numpy")
 def leaves(s, x, y, z, fp):
-    """Foliage; a: size of a leaf tuft in metres, b: contrast."""
-    seed = int(s[10])
-    rough = grain3(x, y, z, s[6] * 3.5, fp, seed)
-    fine = grain3(x, y, z * 1.3, s[6], fp, seed + 7)
-    n = 0.5 + s[7] * (0.6 * rough + 0.95 * fine)
-    n = min(max(n, 0.0), 1.0)
-    bright = 0.18 + 1.5 * n * n
-    mix = min(max(0.5 + 1.2 * rough, 0.0), 1.0)
+    """Foliage; a: size of a leaf in metres, b: contrast."""
+    seed, size = int(s[10]), s[6]
+    clump = 0.0
+    keep = fade(fp, size * 5.0)
+    if keep > 0.0:
+        clump = keep * (noise3(x / size / 5.0, y / size / 5.0, z / size / 5.0, seed) - 0.5)
+    coarse = noise3(x * 0.9, y * 0.9, z * 0.9, seed + 3) - 0.5
+    bright = 0.5 + s[7] * (1.0 * clump + 0.35 * coarse)
+    keep = fade(fp, size * 1.3)
+    mix = 0.5 + coarse
+    if keep > 0.0:
+        own, gap = leaf(x / size, y / size, z / size, seed)
+        bright += keep * s[7] * (0.85 * (own - 0.5) - 0.55 * max(gap - 0.42, 0.0))
+        mix += 0.7 * keep * (own - 0.5)
+    bright = min(max(bright, 0.02), 1.3)
+    bright = 0.1 + 1.75 * bright * bright
+    mix = min(max(mix, 0.0), 1.0)
     return (
         bright * (s[0] + (s[3] - s[0]) * mix),
         bright * (s[1] + (s[4] - s[1]) * mix),
@@ -177,11 +205,11 @@ def facade(s, h, lx, ly, lz, nx, ny, fp):
     v = (up - floor * s[6] - 0.95) / (s[6] - 1.5)
     cell = int(key * 1e6)
     if floor == 0 and hashed(bay, 9, face, seed) < 0.16:
-        v, door = (up - 0.1) / 2.05, True
+        v = (up - 0.1) / 2.05
         if 0.0 < u < 1.0 and 0.0 < v < 1.0:
             panel = 0.75 + 0.25 * (0.12 < u < 0.88 and 0.08 < v < 0.92)
             tone = hashed(bay, 4, face, seed)
-            return 0.35 * panel * tone + 0.02, 0.25 * panel * tone + 0.02, 0.18 * panel + 0.02, 0.1
+            return panel * (0.02 + 0.34 * tone), panel * (0.02 + 0.26 * tone), panel * (0.02 + 0.2 * tone), 0.1
         return r, g, b, 0.0
     kind, shade = window(u, v, cell, fp)
     if kind == 0:
@@ -268,7 +296,7 @@ def solid_colour(s, h, lx, ly, lz, nx, ny, nz, wx, wy, wz, fp):
     if material == FOLIAGE:
         r, g, b = leaves(s, wx, wy, wz, fp)
         return r, g, b, 0.0
-    if material == PLASTER or material == BRICK:
+    if material in (PLASTER, BRICK):
         if abs(nz) > 0.9:
             return s[3], s[4], s[5], 0.0
         return facade(s, h, lx, ly, lz, nx, ny, fp)

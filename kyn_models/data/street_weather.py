@@ -49,26 +49,30 @@ def draw_look(rng: Generator, light: Float64Array) -> Float64Array:
     """Exposure for that light, gamma, contrast, white balance, vignette and noise."""
     arriving = light[4] * max(light[2], 0.35) + light[19]
     exposure = rng.uniform(1.2, 2.6) / arriving
-    balance = np.array((1.0, 1.0, 1.0)) * rng.uniform(0.9, 1.1, 3)
-    balance /= balance[1]
+    warm = rng.normal(0.0, 0.05)
+    balance = np.array((1.0 + warm, 1.0, 1.0 - warm)) * rng.uniform(0.97, 1.03, 3)
     numbers = (rng.uniform(0.42, 0.6), rng.uniform(0.0, 0.8))
-    return np.array((exposure, *numbers, *balance, rng.uniform(0.0, 0.35), rng.uniform(0.002, 0.012)))
+    return np.array(
+        (exposure, *numbers, *balance, rng.uniform(0.0, 0.35), rng.uniform(0.002, 0.012), rng.uniform(0.85, 1.5))
+    )
 
 
-def draw_paint(rng: Generator, pavement_m: tuple[float, float], verge_m: tuple[float, float]) -> Float64Array:
-    """Colours and patterns of the ground."""
+def draw_paint(
+    rng: Generator, half_m: float, pavement_m: tuple[float, float], verge_m: tuple[float, float]
+) -> Float64Array:
+    """Colours and patterns of the ground for a road of half width ``half_m``."""
     paint = np.zeros(32)
     tint = rng.uniform(0.94, 1.06, 3)
     paint[0:3] = rng.uniform(0.06, 0.2) * tint
     paint[3], paint[4] = rng.uniform(0.05, 0.4), rng.choice((0.0, 0.12, 0.35))
-    paint[5] = rng.choice((0, 1, 2), p=(0.75, 0.17, 0.08))
+    paint[5] = rng.choice((0, 1, 2), p=(0.75, 0.17, 0.08)) * (half_m > 2.9)
     paint[6:9] = rng.uniform(0.1, 0.34) * np.array((1.0, rng.uniform(0.86, 1.0), rng.uniform(0.75, 0.98)))
     paint[9] = rng.choice((0.0, 0.1, 0.2, 0.3, 0.5), p=(0.2, 0.2, 0.2, 0.2, 0.2))
     paint[10:13] = np.array((0.06, 0.1, 0.025)) * rng.uniform(0.6, 1.5)
     paint[13:16] = np.array((0.13, 0.14, 0.05)) * rng.uniform(0.6, 1.6)
     paint[16:18], paint[18:20] = pavement_m, verge_m
     paint[20], paint[21] = float(rng.random() < 0.4), rng.choice((0.0, 18.0, 30.0))
-    paint[22], paint[23] = rng.uniform(0.0, 0.5), rng.choice((0.0, 2.0), p=(0.85, 0.15))
+    paint[22], paint[23] = rng.uniform(0.0, 0.5), rng.choice((0.0, 2.0), p=(0.8, 0.2)) * (half_m > 3.5)
     paint[24] = float(rng.integers(1 << 20))
     paint[25:28] = rng.uniform(0.14, 0.4) * rng.uniform(0.95, 1.05, 3)
     paint[28], paint[29] = float(rng.random() < 0.08), rng.choice((0.0, 14.0, 21.0))

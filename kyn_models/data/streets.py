@@ -1,4 +1,4 @@
-"""Synthetic streets: ``make_street(seed)`` builds one, ``Streets`` is a data set of them with the scene behind each item.
+"""Synthetic streets: ``make_street(seed)`` builds one, ``Streets`` is a data set of them.
 
 Everything visible is an exact solid or the ground, so depth, occupancy and visibility are exact too. No file is read.
 """
