@@ -1,0 +1,150 @@
+"""Everything the perception node publishes about the world; work is done only for what somebody subscribes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from nav_msgs.msg import OccupancyGrid
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import Header
+
+from kyn_models import occupancy, views
+from kyn_models.types import Prediction, UInt8Array
+from kyn_ros import convert
+from kyn_ros.params import PerceptionParameters, TopicQos
+
+try:
+    from kyn.msg import OccupancyVolume
+except ImportError:  # built by colcon, and by pip where the interface generators are installed
+    OccupancyVolume = None
+
+NO_VOLUME_MESSAGE = (
+    "occupancy_volume is not published: kyn.msg is not built for this Python; "
+    "build with colcon, or install kyn where the ROS 2 interface generators are"
+)
+
+
+@dataclass(frozen=True)
+class Output:
+    """One topic: its message, what of a prediction it is made from, and how."""
+
+    topic: str
+    message: type
+    needs: str
+    qos: TopicQos
+    build: Callable[[Prediction, Header], Any]
+    in_camera_frame: bool = False
+
+
+def label_colours(labels: np.ndarray) -> UInt8Array:
+    """(N,) label numbers to (N, 3) uint8 RGB; neighbours in the list get far apart hues."""
+    hue = (labels.astype(np.float64) * 0.618034) % 1.0
+    wheel = np.abs((hue[:, None] * 6 + np.array([3.0, 1.0, 5.0])) % 6 - 3) - 1
+    return np.rint(255 * (0.25 + 0.75 * np.clip(wheel, 0, 1))).astype(np.uint8)
+
+
+class Outputs:
+    """The publishers of a lifecycle node. Messages carry the stamp of the image they come from."""
+
+    def __init__(self, node: LifecycleNode, parameters: PerceptionParameters) -> None:
+        self._grid_frame = parameters.grid.frame_id
+        self._options = parameters.grid.options()
+        self._outputs = self._table(parameters)
+        self._publishers = {
+            output.topic: node.create_lifecycle_publisher(output.message, output.topic, output.qos.profile())
+            for output in self._outputs
+        }
+        self._node = node
+
+    def _table(self, parameters: PerceptionParameters) -> list[Output]:
+        qos = parameters.qos
+        table = [
+            Output("occupancy_grid", OccupancyGrid, "grid", qos.occupancy_grid, self._grid),
+            Output("occupied_voxels", PointCloud2, "volume", qos.clouds, self._voxels),
+            Output("obstacle_points", PointCloud2, "volume", qos.clouds, self._obstacles),
+            Output("clearing_points", PointCloud2, "depth", qos.clouds, self._clearing),
+            Output("points", PointCloud2, "depth", qos.clouds, self._points),
+            Output("depth/image_rect", Image, "depth", qos.depth, self._depth, in_camera_frame=True),
+            Output("depth/camera_info", CameraInfo, "", qos.depth, self._camera_info, in_camera_frame=True),
+            Output("depth/colorized", Image, "depth", qos.depth, self._colorized, in_camera_frame=True),
+        ]
+        if OccupancyVolume is not None:
+            table.append(Output("occupancy_volume", OccupancyVolume, "volume", qos.occupancy_volume, self._volume))
+        return table
+
+    @property
+    def note(self) -> str:
+        """What is missing here, in a sentence; empty if nothing is."""
+        return "" if OccupancyVolume is not None else NO_VOLUME_MESSAGE
+
+    def wanted(self) -> list[Output]:
+        """The outputs that somebody subscribes to, and the grid."""
+        return [
+            output
+            for output in self._outputs
+            if output.needs == "grid" or self._publishers[output.topic].get_subscription_count() > 0
+        ]
+
+    @staticmethod
+    def needs(wanted: Iterable[Output]) -> frozenset[str]:
+        """What a prediction must hold for these outputs."""
+        return frozenset(output.needs for output in wanted if output.needs)
+
+    def publish(self, wanted: Iterable[Output], prediction: Prediction, stamp: Time, camera_frame: str) -> None:
+        """Publish ``wanted`` outputs (as ``wanted()`` gave them before the prediction was made)."""
+        for output in wanted:
+            frame = camera_frame if output.in_camera_frame else self._grid_frame
+            self._publishers[output.topic].publish(output.build(prediction, Header(stamp=stamp, frame_id=frame)))
+
+    def close(self) -> None:
+        """Destroy the publishers."""
+        for publisher in self._publishers.values():
+            self._node.destroy_lifecycle_publisher(publisher)
+
+    def _grid(self, prediction: Prediction, header: Header) -> OccupancyGrid:
+        assert prediction.grid is not None
+        return convert.grid_message(header, prediction.grid, prediction.spec)
+
+    def _volume(self, prediction: Prediction, header: Header) -> Any:
+        assert prediction.volume is not None
+        return convert.volume_message(
+            OccupancyVolume, header, prediction.volume, prediction.spec, prediction.labels, prediction.label_names
+        )
+
+    def _voxels(self, prediction: Prediction, header: Header) -> PointCloud2:
+        assert prediction.volume is not None
+        spec = prediction.spec
+        centres, _, index = occupancy.occupied_cells(prediction.volume, spec, self._options.occupied_above)
+        if prediction.labels is None:
+            colours = views.height_colours(centres[:, 2], *spec.z_m)
+        else:
+            colours = label_colours(prediction.labels.reshape(-1)[index])
+        return convert.cloud_message(header, centres, colours)
+
+    def _obstacles(self, prediction: Prediction, header: Header) -> PointCloud2:
+        assert prediction.volume is not None
+        points = occupancy.obstacle_points(prediction.volume, prediction.spec, self._options)
+        return convert.cloud_message(header, points)
+
+    def _clearing(self, prediction: Prediction, header: Header) -> PointCloud2:
+        points = occupancy.clearing_points(prediction, self._options, range_m=prediction.spec.x_m[1])
+        return convert.cloud_message(header, points)
+
+    def _points(self, prediction: Prediction, header: Header) -> PointCloud2:
+        return convert.cloud_message(header, *occupancy.surface_points(prediction))
+
+    def _depth(self, prediction: Prediction, header: Header) -> Image:
+        assert prediction.depth_m is not None
+        return convert.image_message(header, prediction.depth_m)
+
+    def _camera_info(self, prediction: Prediction, header: Header) -> CameraInfo:
+        return convert.camera_info_message(header, prediction.intrinsics)
+
+    def _colorized(self, prediction: Prediction, header: Header) -> Image:
+        assert prediction.depth_m is not None
+        return convert.image_message(header, views.colourise_depth(prediction.depth_m))

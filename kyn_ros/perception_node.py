@@ -1,0 +1,280 @@
+"""The perception node: one camera in, occupancy, points and depth out.
+
+A lifecycle node. The executor's callbacks only sort messages into a mailbox of one; a thread of its own turns the
+newest image into messages, so that diagnostics, services and shutdown never wait for the network.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_srvs.srv import Trigger
+
+from kyn_ros import convert, diagnostics, lifecycle
+from kyn_ros.convert import InputError
+from kyn_ros.mount import FixedMount, TfMount, make_mount
+from kyn_ros.outputs import Outputs
+from kyn_ros.pairing import Pairing, StampOrder
+from kyn_ros.params import PerceptionParameters, check_change, declare, read
+from kyn_ros.perception import Arrival, Perception, load_predictor, read_mask
+from kyn_ros.worker import Worker, wait_for
+
+END_WITHIN_S = 3.0
+"""How long a running inference may delay the end of the process."""
+
+
+class PerceptionNode(LifecycleNode):
+    """stop: set when the process is asked to end, also while a model is loading."""
+
+    def __init__(self, stop: threading.Event | None = None, **options: Any) -> None:
+        super().__init__("perception_node", **options)
+        self._stop = stop or threading.Event()
+        declare(self, PerceptionParameters)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        self._frames = diagnostics.FrameLog()
+        self._activity, self._refusal = "waiting to be configured", ""
+        self._mount: FixedMount | TfMount | None = None
+        self._outputs: Outputs | None = None
+        self._perception: Perception | None = None
+        self._worker: Worker[Arrival] | None = None
+        self._left_running = False
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_service(Trigger, "reset", self._on_reset)
+
+    # -- life cycle ----------------------------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Read the parameters and load the model; any fault of the set-up is refused with one sentence."""
+        try:
+            self._parameters = parameters = read(self, PerceptionParameters)
+            mask = read_mask(parameters.hood_mask)
+            self._mount = make_mount(self, parameters.camera_pose, parameters.grid.frame_id, parameters.tf_timeout_s)
+            self._activity = "loading the model"
+            predictor = wait_for(lambda: load_predictor(parameters, self.get_logger().warning), self._while_loading)
+        except (ValueError, OSError, ImportError) as error:
+            return self._refuse(str(error))
+        if predictor is None:
+            self._left_running = True
+            return self._refuse("stopped while the model was loading")
+        self._refusal, self._activity = "", "configured, not active"
+        self._outputs = Outputs(self, parameters)
+        name = f"{self.get_fully_qualified_name()}: mount"
+        self._perception = Perception(predictor, self._mount, self._outputs, parameters, mask, self.get_logger(), name)
+        self.get_logger().info(
+            f"model {predictor.artifact.name}, runtime {predictor.runtime_name} {predictor.precision}, "
+            f"mount from {self._mount.source}"
+        )
+        if self._outputs.note:
+            self.get_logger().warning(self._outputs.note)
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe."""
+        parameters, qos = self._parameters, self._parameters.qos
+        self._image_order, self._info_order = StampOrder(), StampOrder()
+        self._pairing = Pairing(round(parameters.pairing_slop_s * 1e9), self._on_unpaired)
+        self._last_taken_ns: int | None = None
+        self._worker = Worker(self._answer)
+        self._frames.started()
+        raw = parameters.image_transport == "raw"
+        image_type, topic = (Image, "image") if raw else (CompressedImage, "image/compressed")
+        self._inputs = [
+            self.create_subscription(CameraInfo, "camera_info", self._on_info, qos.camera_info.profile(10)),
+            self.create_subscription(image_type, topic, self._on_image, qos.image.profile()),
+        ]
+        self._image_topic = self._inputs[1].topic_name
+        self._activity = "active"
+        self.get_logger().info(f"active, waiting for images on {self._image_topic}")
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop listening and wait for the image at work."""
+        self._release_inputs()
+        self._activity = "configured, not active"
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Release the model, so that parameters can be changed."""
+        self._release_all()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Release everything, from whichever state."""
+        self._release_all()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """After an exception in a transition: back to unconfigured."""
+        self._release_all()
+        self._refusal = "a transition failed, see the log"
+        return TransitionCallbackReturn.SUCCESS
+
+    def finish(self) -> bool:
+        """End everything; False if a thread is still inside the network or a model that is loading."""
+        self._release_inputs()
+        return not self._left_running
+
+    def _release_inputs(self) -> None:
+        if self._worker is None:
+            return
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        self._left_running |= not self._worker.stop(END_WITHIN_S)
+        self._worker = None
+
+    def _release_all(self) -> None:
+        self._release_inputs()
+        if self._outputs is not None:
+            self._outputs.close()
+        if self._mount is not None:
+            self._mount.close()
+        self._perception = self._outputs = self._mount = None
+        self._activity = "waiting to be configured"
+
+    def _refuse(self, sentence: str) -> TransitionCallbackReturn:
+        self._release_all()
+        self._refusal = sentence
+        self.get_logger().error(f"not configured: {sentence}")
+        return TransitionCallbackReturn.FAILURE
+
+    def _while_loading(self) -> bool:
+        self.get_logger().info("loading the model ...", throttle_duration_sec=5.0)
+        self._publish_diagnostics()
+        return not self._stop.is_set()
+
+    # -- messages in ---------------------------------------------------------------------------------------------------
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        stamp = convert.stamp_ns(message.header.stamp)
+        self._frames.image_arrived((self.get_clock().now().nanoseconds - stamp) * 1e-9)
+        order = self._image_order.check(stamp)
+        if order == "repeated":
+            self._drop("repeated stamp", "image: its stamp is that of the image before, expected a later one")
+            return
+        if order == "restart":
+            self._restart("image: its stamp jumped")
+            self._image_order.check(stamp)
+        self._take(self._pairing.add_image(stamp, message))
+
+    def _on_info(self, message: CameraInfo) -> None:
+        stamp = convert.stamp_ns(message.header.stamp)
+        self._frames.info_arrived()
+        if self._info_order.check(stamp) == "restart":
+            self._restart("camera_info: its stamp jumped")
+            self._info_order.check(stamp)
+        self._take(self._pairing.add_info(stamp, message))
+
+    def _take(self, pair: tuple[Any, CameraInfo] | None) -> None:
+        """Hand a complete pair to the inference thread, which works on the newest one only."""
+        if pair is None or self._worker is None:
+            return
+        stamp, limit = convert.stamp_ns(pair[0].header.stamp), self._parameters.max_rate_hz
+        # A tenth of a period of tolerance keeps every second image of a 20 Hz camera at 10 Hz in spite of jitter.
+        if limit > 0 and self._last_taken_ns is not None and stamp - self._last_taken_ns < 0.9e9 / limit:
+            self._drop("max_rate_hz", "image: above max_rate_hz")
+            return
+        self._last_taken_ns = stamp
+        if self._worker.put(Arrival(*pair, time.monotonic())):
+            self._drop("newer image", "image: a newer one arrived before its turn")
+
+    def _answer(self, arrival: Arrival) -> None:
+        """One image, in the inference thread."""
+        assert self._perception is not None
+        try:
+            self._frames.answered(self._perception.process(arrival))
+        except InputError as error:
+            self._drop(error.reason, str(error))
+        except Exception as error:  # whatever a runtime raises, the next image gets its chance
+            self.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
+            self._drop("inference", f"inference failed: {error}")
+
+    def _on_unpaired(self, distance_ns: int | None) -> None:
+        if distance_ns is None:
+            self._drop("no camera_info", "image: no camera_info has arrived, expected one with the stamp of each image")
+        else:
+            self._drop(
+                "unpaired",
+                f"image: the nearest camera_info is {distance_ns * 1e-9:.3f} s away, expected one with the stamp of "
+                f"each image (pairing_slop_s is {self._parameters.pairing_slop_s})",
+            )
+
+    def _drop(self, reason: str, sentence: str) -> None:
+        if self._frames.dropped(reason, sentence):
+            self.get_logger().warning(f"dropped: {sentence}", throttle_duration_sec=5.0)
+
+    def _restart(self, cause: str) -> None:
+        self._pairing.clear()
+        self._image_order, self._info_order = StampOrder(), StampOrder()
+        self._last_taken_ns = None
+        self._frames.restarted()
+        if self._worker is not None and self._worker.clear():
+            self._drop("restart", "image: of the time before a restart")
+        self.get_logger().warning(f"{cause}, starting afresh", throttle_duration_sec=5.0)
+
+    # -- services, parameters, diagnostics -----------------------------------------------------------------------------
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._worker is None:
+            response.success, response.message = False, "not active, nothing to reset"
+            return response
+        self._restart("reset was called")
+        response.success, response.message = True, "starting afresh with the next image"
+        return response
+
+    def _on_set_parameters(self, changed: Sequence[Parameter]) -> SetParametersResult:
+        refusal = check_change(self, PerceptionParameters, changed, in_use=self._perception is not None)
+        return SetParametersResult(successful=not refusal, reason=refusal)
+
+    def _publish_diagnostics(self) -> None:
+        name = self.get_fully_qualified_name()
+        predictor = self._perception.predictor if self._perception is not None else None
+        statuses = [diagnostics.model_status(f"{name}: model", self._activity, self._refusal, predictor)]
+        if self._worker is not None:
+            timeout_s = self._parameters.input_timeout_s
+            statuses.append(self._frames.status(f"{name}: input", self._image_topic, timeout_s))
+            if self._frames.lost_images():
+                self.get_logger().warning(diagnostics.FAST_DDS_ADVICE, throttle_duration_sec=10.0)
+        if self._perception is not None and self._outputs is not None:
+            topics = [output.topic for output in self._outputs.wanted()]
+            statuses.append(diagnostics.outputs_status(f"{name}: outputs", topics, self._outputs.note))
+            mount_status: DiagnosticStatus | None = self._perception.mount_status
+            statuses += [] if mount_status is None else [mount_status]
+        self._diagnostics.publish(diagnostics.array_message(self.get_clock().now().to_msg(), statuses))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM. ``argv`` without the program's name (default: the process's)."""
+    try:
+        stop = lifecycle.start_ros(argv)
+    except ValueError as error:
+        print(f"perception_node: {error}", file=sys.stderr)
+        return 2
+    node = PerceptionNode(stop)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        if node.get_parameter("autostart").value:
+            lifecycle.autostart(node)
+        while not stop.is_set():
+            executor.spin_once(timeout_sec=0.1)
+    except ExternalShutdownException:
+        pass
+    lifecycle.end_ros(node, executor, ended=node.finish())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

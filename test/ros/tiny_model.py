@@ -1,0 +1,73 @@
+"""A model artifact small enough for tests, whose world is known: everything beyond a wall is solid.
+
+The wall stands at a constant depth along the optical axis; the brighter the image, the nearer it is (``wall_depth_m``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from kyn_models.artifact import DECODER, ENCODER, KITTI360_CAMERA, Artifact, Manifest, TrainingCamera, write_artifact
+
+POOL = 16
+STEEPNESS, RISE, EMPTY = 400.0, 1.0, -8.0
+Z_NEAR, Z_FAR = 3.0, 80.0
+
+
+def wall_depth_m(brightness: float) -> float:
+    """Depth of the wall for an image of one grey value (0..255): 80 m for black, about 5 m for white."""
+    code = 1.2 * brightness / 255 - 1
+    return 1 / ((code + 1) / 2 * (1 / Z_NEAR - 1 / Z_FAR) + 1 / Z_FAR)
+
+
+def write_tiny_artifact(path: Path, width: int = 640, height: int = 192) -> Artifact:
+    """Write ENCODER (mean brightness of blocks) and DECODER (one hidden unit compares it with the depth code)."""
+    # code(z) < code(wall) means beyond the wall: hidden = relu(STEEPNESS (code(wall) - code(z))), sigma follows.
+    w_code = np.zeros((1, 39), dtype=np.float32)
+    w_code[0, 2] = -STEEPNESS
+    constants = {
+        "w_code": w_code,
+        "bias": np.zeros(1, np.float32),
+        "w_out": np.full(1, RISE, np.float32),
+        "b_out": np.float32(EMPTY),
+        "freqs": (1.5 * 2.0 ** np.arange(6)).astype(np.float32),
+        "k_norm": KITTI360_CAMERA.normalised(),
+        "z_near": np.float32(Z_NEAR),
+        "z_far": np.float32(Z_FAR),
+    }
+    path.mkdir(parents=True, exist_ok=True)
+    np.savez(path / DECODER, **constants)
+    manifest = Manifest(
+        family="bts", config={}, camera=TrainingCamera(width=width, height=height), z_near=Z_NEAR, z_far=Z_FAR
+    )
+    files = {ENCODER: _encoder(width, height), DECODER: (path / DECODER).read_bytes()}
+    return write_artifact(path, manifest, files)
+
+
+def _encoder(width: int, height: int) -> bytes:
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    def constant(name: str, value: np.ndarray):  # type: ignore[no-untyped-def]
+        return numpy_helper.from_array(value, name)
+
+    # Grey 0..255 to code(wall) in units of STEEPNESS: -1 (black) to 0.2 (white).
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("AveragePool", ["planes"], ["blocks"], kernel_shape=[POOL, POOL], strides=[POOL, POOL]),
+        helper.make_node("Conv", ["blocks", "weight", "bias"], ["codes"]),
+        helper.make_node("Transpose", ["codes"], ["features"], perm=[0, 2, 3, 1]),
+    ]
+    weight = np.full((1, 3, 1, 1), STEEPNESS * 1.2 / 255 / 3, dtype=np.float32)
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, height, width, 3])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, height // POOL, width // POOL, 1])],
+        [constant("weight", weight), constant("bias", np.array([-STEEPNESS], dtype=np.float32))],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    checker.check_model(model)
+    return model.SerializeToString()
