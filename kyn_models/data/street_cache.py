@@ -32,16 +32,18 @@ class CacheConfig:
     """pairs: stereo pairs in all. per_street: pairs taken from one street. first_seed: of the first street.
 
     points: labelled points per image. scans: places along the drive that a scanner looks from. free_scans: how many of
-    them must see through a point to call it free. nominal_mount: KITTI-360's own mount, without variation.
+    them must see through a point to call it free. nominal_share: share of streets with KITTI-360's own mount; the
+    mounts of the others vary with ``mount_strength`` (see ``random_mount``).
     """
 
-    pairs: int = 1600
-    per_street: int = 5
+    pairs: int = 2000
+    per_street: int = 4
     first_seed: int = 10_000
     points: int = 4096
     scans: int = 12
     free_scans: int = 3
-    nominal_mount: bool = False
+    nominal_share: float = 0.5
+    mount_strength: float = 0.6
 
 
 class StreetCache:
@@ -124,14 +126,17 @@ def _pairs(config: CacheConfig, first: int) -> Iterator[tuple[int, dict[str, np.
         seed = config.first_seed + start // config.per_street
         street = make_street(seed, StreetOptions(drive_m=16.0 * config.per_street))
         places = np.linspace(0, street.frames - 1, config.per_street).astype(int)
+        draw = np.random.default_rng((seed, 0))
+        nominal = draw.uniform() < config.nominal_share
+        mount = Mount() if nominal else random_mount(draw, config.mount_strength)
         for pair in range(max(first, start), min(start + config.per_street, config.pairs)):
-            yield pair, _pair(street, int(places[pair - start]), camera, config, np.random.default_rng((seed, pair)))
+            rng = np.random.default_rng((seed, 1 + pair - start))
+            yield pair, _pair(street, int(places[pair - start]), camera, mount, config, rng)
 
 
 def _pair(
-    street: Street, frame: int, camera: CanonicalCamera, config: CacheConfig, rng: np.random.Generator
+    street: Street, frame: int, camera: CanonicalCamera, mount: Mount, config: CacheConfig, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    mount = Mount() if config.nominal_mount else random_mount(rng, 0.6)
     scene = street.at(frame * FRAME_S)
     world_from_base = street.world_from_base(frame * FRAME_S)
     scanners = [street.world_from_base((frame + ahead) * FRAME_S) @ BASE_FROM_VELO for ahead in range(config.scans)]

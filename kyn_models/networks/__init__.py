@@ -1,0 +1,1 @@
+"""Parts that model families compose, with the parameter names of the official checkpoints. torch."""
