@@ -28,6 +28,7 @@ from kyn_models.data.calibration import (
     require_file,
     transform,
 )
+from kyn_models.data.lidar_depth import in_camera, nearest_returns
 from kyn_models.data.splits import read_split
 from kyn_models.types import Float32Array, Float64Array, Intrinsics, Observation, PosedFrame, Sample
 
@@ -148,6 +149,10 @@ class Kitti360:
     def scan(self, frame: int) -> Float32Array:
         """(N, 4) float32 x, y, z in metres and reflectance, in the scanner's axes. Raises by file name."""
         return read_scan(self.scan_path(frame))
+
+    def lidar_depth(self, frame: int) -> Float32Array:
+        """(height, width) float32 depth truth of the reader's camera from the frame's one scan, NaN unknown."""
+        return nearest_returns(in_camera(self.scan(frame), self.camera_from_velo()), self.intrinsics())
 
     def stamp_ns(self, frame: int) -> int:
         """Nanoseconds of a frame: from timestamps.txt (taken as UTC), else (frame + 1) / rate_hz: never 0, which

@@ -51,6 +51,10 @@ def _bin_borders() -> Float32Array:
 _BORDERS = _bin_borders()
 
 
+class EmptySliceError(ValueError):
+    """A scan has no point in the slice, so the protocol says nothing about the frame."""
+
+
 class OccupancyTruth(NamedTuple):
     """(rows, columns) bool each; row 0 is the far end, column 0 the left. The scores' truth is occupied & ~visible.
 
@@ -100,7 +104,7 @@ def occupancy_truth(
     A scan's slice holds the points within ``y_range`` of the world and those farther from its origin than the grid
     reaches; per degree about the scanner the nearest one is the surface; a cell behind the surface (or nearer than
     3 m) is occupied for that scan. A cell is occupied if it is so for all scans but two.
-    Raises ``ValueError`` for mismatching sizes or a scan without a point in the slice.
+    Raises ``ValueError`` for mismatching sizes, ``EmptySliceError`` for a scan without a point in the slice.
     """
     poses = np.asarray(velo_to_world, dtype=np.float64)
     rows, columns = grid_shape(x_range, z_range, ppm)
@@ -115,10 +119,10 @@ def occupancy_truth(
     count = np.zeros(rows * columns, dtype=np.int32)
     visible = np.zeros(rows * columns, dtype=bool)
     for index, (points, pose) in enumerate(zip(points_velo, poses, strict=True)):
-        try:
-            surface = _surface_ranges(np.asarray(points), pose, y_range, reach)
-        except ValueError as error:
-            raise ValueError(f"scan {index}: {error}") from None
+        slice_xy = _slice_points(np.asarray(points), pose, y_range, reach)
+        if slice_xy.shape[1] == 0:
+            raise EmptySliceError(f"scan {index}: got no point in the slice, expected a scan that sees something there")
+        surface = _surface_ranges(slice_xy)
         behind = _behind(cells, np.linalg.inv(pose), surface)
         if index == 0:
             visible = ~behind
@@ -127,17 +131,20 @@ def occupancy_truth(
     return OccupancyTruth(occupied.reshape(rows, columns), visible.reshape(rows, columns))
 
 
-def _surface_ranges(points: np.ndarray, pose: Float64Array, y_range: tuple[float, float], reach: float) -> Float32Array:
-    """(BINS + 2,) float32 horizontal range of the nearest slice point per degree, one wrapped bin at each end."""
+def _slice_points(points: np.ndarray, pose: Float64Array, y_range: tuple[float, float], reach: float) -> Float32Array:
+    """(2, K) float32 horizontal scanner coordinates of the points that count for the slice."""
     xyz = points[:, :3].astype(np.float32, copy=False)
     rotation, offset = pose[:3, :3].astype(np.float32), pose[:3, 3].astype(np.float32)
     y = xyz @ rotation[1] + offset[1]
     in_band = (y >= y_range[0]) & (y <= y_range[1])
     # |R p + t|^2 = |p|^2 + 2 (R^T t) p + |t|^2: no need for the other two world coordinates.
     far = np.einsum("ij,ij->i", xyz, xyz) + xyz @ (2 * rotation.T @ offset) >= reach**2 - float(offset @ offset)
-    x, y = xyz[in_band | far, :2].T
-    if x.size == 0:
-        raise ValueError("got no point in the slice, expected a scan that sees something there")
+    return xyz[in_band | far, :2].T
+
+
+def _surface_ranges(slice_xy: Float32Array) -> Float32Array:
+    """(BINS + 2,) float32 horizontal range of the nearest slice point per degree, one wrapped bin at each end."""
+    x, y = slice_xy
     angle = np.arctan2(y, x)
     ranges = np.hypot(x, y)
     # The angle +pi closes the circle and belongs to no bin, as published; the last slot takes it.

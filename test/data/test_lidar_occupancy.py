@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kyn_models.data.kitti360 import Kitti360
-from kyn_models.data.lidar_occupancy import TILT, grid_shape, occupancy_truth, protocol_grid
+from kyn_models.data.lidar_occupancy import TILT, EmptySliceError, grid_shape, occupancy_truth, protocol_grid
 
 # A scanner at the world's origin height: its axes (forward, left, up) in camera axes (right, down, forward).
 WORLD_FROM_VELO = np.array([[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])
@@ -81,7 +81,7 @@ def test_wrong_sizes_and_an_empty_slice_are_refused() -> None:
     with pytest.raises(ValueError, match="grid_xyz"):
         occupancy_truth([wall(20)], WORLD_FROM_VELO[None], protocol_grid()[:-1])
     high = np.array([[10.0, 0, 9, 0]], dtype=np.float32)
-    with pytest.raises(ValueError, match="scan 1: got no point in the slice"):
+    with pytest.raises(EmptySliceError, match="scan 1: got no point in the slice"):
         occupancy_truth([wall(20), high], np.stack([WORLD_FROM_VELO] * 2), protocol_grid())
 
 

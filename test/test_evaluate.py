@@ -1,0 +1,223 @@
+"""Evaluation: trivial answers on real frames, a perfect and a broken model, sampling, baselines, the command."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_drive as tiny
+
+from kyn_models import cli, evaluate
+from kyn_models.baselines import BoxStreet, Prior, best_box_street, box_street_depth
+from kyn_models.data.kitti360 import Kitti360
+from kyn_models.data.kitti_odometry import KittiOdometry
+from kyn_models.data.kitti_raw import KittiRaw
+from kyn_models.data.lidar_occupancy import TILT, grid_shape, protocol_grid
+from kyn_models.types import Float32Array, Intrinsics, Sample
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Kitti360:
+    return Kitti360(tiny.write_drive(tmp_path / "kitti360", frames=range(5, 13)))
+
+
+class Oracle:
+    """Knows truth: the scan's depth, and solid ground behind the wall of the tiny drive."""
+
+    def __init__(self, drive: Kitti360) -> None:
+        self.drive = drive
+        self.asked: list[str] = []
+
+    def depth(self, sample: Sample) -> tuple[Float32Array, Intrinsics]:
+        self.asked.append(sample.name)
+        return self.drive.lidar_depth(int(sample.name[-10:])), sample.observation.key.intrinsics
+
+    def density(self, sample: Sample, points_camera: Float32Array) -> Float32Array:
+        self.asked.append(sample.name)
+        occupied, visible = evaluate.TruthOfDrive(self.drive, 3)(int(sample.name[-10:]))
+        return np.where((occupied & ~visible).ravel(), np.float32(0.51), np.float32(0.5))
+
+
+def test_perfect_answer_scores_one(drive: Kitti360) -> None:
+    rows = evaluate.evaluate_occupancy(Oracle(drive), [(drive, (5, 6))], scans=3)
+    assert [(row.frame[-2:], row.answer) for row in rows] == [
+        (frame, answer) for frame in ("05", "06") for answer in ("model", "all free", "all occupied")
+    ]
+    scene, cut, nothing = evaluate.mean_occupancy(rows, "model")
+    assert scene.o_acc == 1.0 and cut.o_acc == 1.0 and nothing == 0
+    free, _, _ = evaluate.mean_occupancy(rows, "all free")
+    occupied, _, _ = evaluate.mean_occupancy(rows, "all occupied")
+    assert free.o_acc + occupied.o_acc == pytest.approx(1.0) and 0 < free.o_acc < 1
+    samples = evaluate.kitti360_depth_samples(drive, (5, 6))
+    mean, nothing = evaluate.mean_depth(evaluate.evaluate_depth(Oracle(drive), samples))
+    assert mean.abs_rel == 0.0 and mean.capped == 0 and nothing == 0 and mean.pixels > 100
+
+
+def test_images_of_other_frames_reach_the_model(drive: Kitti360) -> None:
+    oracle = Oracle(drive)
+    evaluate.evaluate_occupancy(oracle, [(drive, (5, 6, 7, 8))], scans=3, other_images=True)
+    assert [name[-1] for name in oracle.asked] == ["7", "8", "5", "6"]
+
+
+def test_frames_need_scans_that_follow(drive: Kitti360) -> None:
+    assert evaluate.frames_for_occupancy(drive, 3) == (5, 6, 7, 8, 9)
+    drive.scan_path(9).unlink()
+    assert evaluate.frames_for_occupancy(drive, 3) == (5,)
+
+
+def test_frame_without_a_slice_is_nan_and_counted_but_a_broken_scan_is_an_error(drive: Kitti360) -> None:
+    high = tiny.scan()
+    high[:, 2] = 5.0
+    high.tofile(drive.scan_path(7))
+    rows = evaluate.evaluate_occupancy(None, [(drive, (5, 8))], scans=3)
+    scene, _, nothing = evaluate.mean_occupancy(rows, "all free")
+    assert nothing == 1 and np.isfinite(scene.o_acc)
+    drive.scan_path(7).write_bytes(b"12345")
+    with pytest.raises(ValueError, match="truncated"):
+        evaluate.evaluate_occupancy(None, [(drive, (5,))], scans=3)
+
+
+def test_grid_is_tilted_back_into_the_camera() -> None:
+    points = evaluate.camera_grid()
+    np.testing.assert_allclose(points @ TILT[:3, :3].T, protocol_grid(), atol=1e-4)
+    # Cameras that look down see a horizontal slice rise towards the horizon: its far end is higher (y down).
+    assert points[0, 1] < points[-1, 1] - 3.0
+
+
+def test_depth_is_sampled_by_rays_and_never_mixed() -> None:
+    wanted = Intrinsics(40, 40, 9.5, 4.5, 20, 10)
+    small = wanted.resized(10, 5)
+    depth = np.arange(50, dtype=np.float32).reshape(5, 10)
+    depth[2, 3] = np.inf
+    sampled = evaluate.sample_depth(depth, small, wanted)
+    assert sampled.shape == (10, 20) and set(np.unique(sampled)) <= set(np.unique(depth))
+    assert np.isinf(sampled[5, 7]) and sampled[0, 0] == 0 and sampled[9, 19] == 49
+    narrow = replace(wanted, width=10, cx=4.5)
+    sampled = evaluate.sample_depth(np.ones((10, 10), np.float32), narrow, wanted)
+    assert np.isnan(sampled[:, :4]).all() and (sampled[:, 6:14] == 1).all()
+
+
+def test_depth_without_truth_is_refused(drive: Kitti360) -> None:
+    with pytest.raises(ValueError, match="got no depth_m"):
+        evaluate.evaluate_depth(Oracle(drive), [drive[0]])
+
+
+def test_box_street_has_the_depth_of_planes(drive: Kitti360) -> None:
+    camera = Intrinsics(32, 32, 32, 12, 64, 24)
+    depth = box_street_depth(camera, drive.base_from_camera(), 5.0)
+    assert depth[20, 32] == pytest.approx(tiny.CAMERA_HEIGHT_M * 32 / 8, rel=1e-5)  # road, straight below
+    assert depth[12, 60] == pytest.approx(5.0 * 32 / 28, rel=1e-5)  # right wall, at the horizon
+    assert depth[12, 4] == pytest.approx(5.0 * 32 / 28, rel=1e-5)
+    assert np.isinf(depth[12, 32])
+    truth = replace(drive[0], depth_m=box_street_depth(drive.intrinsics(), drive.base_from_camera(), 7.5))
+    assert best_box_street([truth]) == BoxStreet(7.5)
+
+
+def test_prior_is_median_depth_and_mean_occupancy(tmp_path: Path) -> None:
+    camera = Intrinsics(4, 4, 1, 0.5, 3, 2)
+    items = []
+    for index in range(5):
+        depth = np.full((2, 3), 10.0 + 10 * index, np.float32)
+        depth[0, 0] = np.inf if index < 3 else 5.0
+        depth[0, 1] = np.nan
+        occupied = np.zeros(grid_shape(), bool)
+        occupied[:100] = index < 3
+        items.append((depth, occupied))
+    prior = Prior.fit(items, camera)
+    assert prior.depth_m[1, 1] == pytest.approx(30.0, rel=0.01)
+    assert np.isinf(prior.depth_m[0, 0]) and np.isnan(prior.depth_m[0, 1])
+    prior.save(tmp_path / "prior.npz")
+    loaded = Prior.load(tmp_path / "prior.npz")
+    sample = Kitti360(tiny.write_drive(tmp_path / "kitti360"))[0]
+    sigma = loaded.density(sample, evaluate.camera_grid()).reshape(grid_shape())
+    np.testing.assert_allclose(1 - 2.0 ** (-2 * sigma), prior.occupancy, atol=1e-6)
+    assert (sigma[:100] > evaluate.OCCUPIED_ABOVE).all() and (sigma[100:] == 0).all()
+    answer, at = loaded.depth(sample)
+    assert at == camera and loaded.frames == 5
+    np.testing.assert_array_equal(answer, prior.depth_m)
+    with pytest.raises(ValueError, match="no training frame"):
+        Prior.fit([], camera)
+    with pytest.raises(ValueError, match="prior: got depth"):
+        Prior.fit([(np.zeros((4, 4)), np.zeros(grid_shape(), bool))], camera)
+    (tmp_path / "wrong.npz").write_text("no")
+    with pytest.raises(ValueError, match="not a prior"):
+        Prior.load(tmp_path / "wrong.npz")
+
+
+def test_all_free_on_the_shared_frames(shared_data: Path) -> None:
+    drive = Kitti360(shared_data / "kitti360")
+    frames = evaluate.frames_for_occupancy(drive, 12)
+    assert frames == tuple(range(3010, 3022))
+    rows = evaluate.evaluate_occupancy(None, [(drive, frames[::4])], scans=12)
+    scene, cut, nothing = evaluate.mean_occupancy(rows, "all free")
+    assert nothing == 0 and 0.50 <= scene.o_acc <= 0.65 and 0.50 <= cut.o_acc <= 0.65
+    assert scene.ie_rec == 1.0
+
+
+def test_raw_and_odometry_frames_put_the_road_at_height_zero(shared_data: Path) -> None:
+    raw, odometry = KittiRaw(shared_data / "kitti_raw"), KittiOdometry(shared_data / "kitti_odometry")
+    assert (len(raw), len(odometry)) == (3, 3)
+    for sample in (raw[0], odometry[1]):
+        depth, k = sample.depth_m, sample.observation.key.intrinsics
+        assert depth is not None
+        row, column = np.nonzero(np.isfinite(depth))
+        z = depth[row, column]
+        points = np.stack([(column - k.cx) / k.fx * z, (row - k.cy) / k.fy * z, z], axis=-1)
+        base = points @ sample.observation.base_from_camera[:3, :3].T + sample.observation.base_from_camera[:3, 3]
+        lane = (base[:, 0] > 5) & (base[:, 0] < 12) & (np.abs(base[:, 1]) < 2) & (base[:, 2] < 0.6)
+        assert abs(np.median(base[lane, 2])) < 0.2
+        assert 1.6 < sample.observation.base_from_camera[2, 3] < 1.7
+
+
+def test_missing_parts_of_raw_and_odometry_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="image_02/data"):
+        KittiRaw(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"sequences/<name>/calib\.txt"):
+        KittiOdometry(tmp_path)
+    (tmp_path / "d" / "d_sync" / "image_02" / "data").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"calib_cam_to_cam\.txt"):
+        KittiRaw(tmp_path)
+
+
+def test_command_prints_a_table_and_writes_csv(
+    drive: Kitti360, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    camera = Intrinsics(16, 16, 15.5, 5.5, 32, 12)
+    prior, scores = tmp_path / "prior.npz", tmp_path / "scores.csv"
+    Prior.fit([(np.full((12, 32), 10.0, np.float32), np.zeros(grid_shape(), bool))], camera).save(prior)
+    common = ["--data", str(drive.root), "--model", str(prior), "--csv", str(scores)]
+    assert cli.main(["eval", "occupancy", "--scans", "3", *common]) == 0
+    out = capsys.readouterr().out
+    assert "5 frames" in out and "prior of 1 frames" in out and "all occupied" in out
+    with scores.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 15 and rows[0]["o_acc"] == rows[1]["o_acc"] != rows[2]["o_acc"]
+    assert cli.main(["eval", "depth", "--stop", "7", *common]) == 0
+    out = capsys.readouterr().out
+    assert "depth, 3 frames" in out and "box street in hindsight" in out
+    with scores.open() as file:
+        assert [row["frame"][-1] for row in csv.DictReader(file)] == ["5", "6", "7"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["occupancy"], "12 posed frames"),
+        (["occupancy", "--layout", "kitti_raw"], "expected kitti360"),
+        (["depth", "--start", "99"], "no frame with image"),
+        (["depth", "--every", "0"], "at least 1"),
+        (["depth", "--layout", "kitti_odometry"], "got no sequence"),
+    ],
+)
+def test_command_says_what_is_wrong_in_one_line(
+    drive: Kitti360, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    prior = tmp_path / "prior.npz"
+    Prior(np.ones((2, 2), np.float32), np.zeros(grid_shape(), np.float32), Intrinsics(1, 1, 0, 0, 2, 2), 1).save(prior)
+    assert cli.main(["eval", *arguments, "--data", str(drive.root), "--model", str(prior)]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+    assert cli.main(["eval", "depth", "--data", str(drive.root), "--model", str(tmp_path / "none")]) == 2
