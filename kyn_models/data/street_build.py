@@ -12,6 +12,10 @@ from kyn_models.data import street_layout
 from kyn_models.data.street_scene import FRAME_S, Ego, Street
 from kyn_models.data.street_weather import draw_light, draw_look, draw_paint
 
+STYLES = ("residential", "terraced", "avenue", "open")
+MOST_METRES = 5000.0
+"""Longest drive."""
+
 
 @dataclass(frozen=True)
 class StreetOptions:
@@ -29,12 +33,12 @@ class StreetOptions:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1.0 <= self.drive_m <= 5000.0:
-            raise ValueError(f"street.drive_m: got {self.drive_m}, expected 1 to 5000 metres")
+        if not 1.0 <= self.drive_m <= MOST_METRES:
+            raise ValueError(f"street.drive_m: got {self.drive_m}, expected 1 to {MOST_METRES:.0f} metres")
         if not 0.0 < self.step_m[0] <= self.step_m[1]:
             raise ValueError(f"street.step_m: got {self.step_m}, expected (least, most) above 0")
-        if self.style not in ("any", "residential", "terraced", "avenue", "open"):
-            raise ValueError(f"street.style: got '{self.style}', expected any, residential, terraced, avenue or open")
+        if self.style not in ("any", *STYLES):
+            raise ValueError(f"street.style: got '{self.style}', expected any or one of {STYLES}")
 
 
 def make_street(seed: int, options: StreetOptions | None = None) -> Street:

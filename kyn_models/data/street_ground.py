@@ -7,6 +7,8 @@ second garden rgb, 16 pavement width left, 17 right, 18 verge width left, 19 rig
 25-27 kerb rgb, 28 cobbled road (0 or 1), 29 driveway spacing in metres.
 """
 
+# mypy: allow-untyped-defs
+# numba infers the types of compiled functions from their arguments; module docstrings say what the arrays are.
 from __future__ import annotations
 
 import math

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 
-from kyn_models.data import street_objects as things
+from kyn_models.data import street_buildings as buildings
+from kyn_models.data import street_plants as plants
+from kyn_models.data import street_vehicles as vehicles
+from kyn_models.data.street_solids import marked, placed
 from kyn_models.types import Float64Array
 
 KNOT_M = 1.0
@@ -71,8 +75,8 @@ class Layout:
         """Place a fixed object; ``turn`` is relative to the road's heading, z None: on the pavement."""
         at_x, at_y, yaw = self.pose(x, d)
         self.kinds.append(kind)
-        marked = things.marked(rows, len(self.kinds) - 1, int(self.rng.integers(1 << 30)))
-        self.rows.append(things.placed(marked, at_x, at_y, self.kerb_m if z is None else z, yaw + turn))
+        rows = marked(rows, len(self.kinds) - 1, int(self.rng.integers(1 << 30)))
+        self.rows.append(placed(rows, at_x, at_y, self.kerb_m if z is None else z, yaw + turn))
 
     def free(self, x: float, margin: float, side: int) -> bool:
         """Whether x keeps ``margin`` metres clear of every side road on that side."""
@@ -113,7 +117,7 @@ def new_layout(rng: Generator, drive_m: float, style: str) -> Layout:
     return Layout(rng, drive_m, style, centre, np.array(head + junctions), pavement, verge)
 
 
-def _boundary(layout: Layout, side: int, x0: float, x1: float, d: float, choice: str, plant: dict[str, object]) -> None:
+def _boundary(layout: Layout, side: int, x0: float, x1: float, d: float, choice: str, plant: dict[str, Any]) -> None:
     """Hedge, fence or wall from x0 to x1 along the garden's edge, in pieces short enough for the bend."""
     rng = layout.rng
     height = rng.uniform(0.7, 3.0) if choice == "hedge" else rng.uniform(0.5, 1.9)
@@ -126,20 +130,20 @@ def _boundary(layout: Layout, side: int, x0: float, x1: float, d: float, choice:
         length = (x1 - x0) / pieces
         at = x0 + (k + 0.5) * length
         if choice == "hedge":
-            rows = things.hedge(rng, length + 0.05, height, depth, plant)
+            rows = plants.hedge(rng, length + 0.05, height, depth, plant)
             layout.put("hedge", rows, at, side * (d + depth / 2))
         else:
-            rows = things.fence(np.random.default_rng(fence_seed), length + 0.02, height, style)
+            rows = buildings.fence(np.random.default_rng(fence_seed), length + 0.02, height, style)
             layout.put("fence", rows, at, side * (d + 0.15))
 
 
-def _divide(layout: Layout, side: int, x: float, near: float, far: float, plant: dict[str, object]) -> None:
+def _divide(layout: Layout, side: int, x: float, near: float, far: float, plant: dict[str, Any]) -> None:
     """Hedge or fence between two gardens, away from the road."""
     rng, length = layout.rng, far - near
     if rng.random() < 0.6:
-        rows, kind = things.hedge(rng, length, rng.uniform(0.8, 2.2), 0.6, plant), "hedge"
+        rows, kind = plants.hedge(rng, length, rng.uniform(0.8, 2.2), 0.6, plant), "hedge"
     else:
-        rows, kind = things.fence(rng, length, rng.uniform(0.8, 1.8), int(rng.integers(3))), "fence"
+        rows, kind = buildings.fence(rng, length, rng.uniform(0.8, 1.8), int(rng.integers(3))), "fence"
     layout.put(kind, rows, x, side * (near + far) / 2, math.pi / 2)
 
 
@@ -153,12 +157,12 @@ def _garden(layout: Layout, side: int, x0: float, x1: float, near: float, far: f
         if not layout.free(x, 2.0, side):
             continue
         height = rng.uniform(3.5, 13.0)
-        grow = things.conifer if rng.random() < 0.3 else things.tree
+        grow = plants.conifer if rng.random() < 0.3 else plants.tree
         layout.put("tree", grow(rng, height), x, side * d)
     for _ in range(rng.poisson(1.8)):
         x, d = rng.uniform(x0 + 0.5, x1 - 0.5), rng.uniform(near + 0.6, far)
         if layout.free(x, 1.0, side):
-            layout.put("bush", things.bush(rng, rng.uniform(0.7, 2.4)), x, side * d)
+            layout.put("bush", plants.bush(rng, rng.uniform(0.7, 2.4)), x, side * d)
 
 
 def build_side(layout: Layout, side: int) -> None:
@@ -171,7 +175,7 @@ def build_side(layout: Layout, side: int) -> None:
     storeys = int(rng.integers(2, 5)) if style == "terraced" else int(rng.integers(1, 4))
     built = {"residential": 0.82, "terraced": 0.92, "avenue": 0.75, "open": 0.3}[style]
     odds = (0.05, 0.1, 0.85) if style == "terraced" and setback < 1.0 else (0.45, 0.3, 0.25)
-    choice, plant = str(rng.choice(("hedge", "fence", "none"), p=odds)), things.hedge_plant(rng)
+    choice, plant = str(rng.choice(("hedge", "fence", "none"), p=odds)), plants.foliage(rng)
     while x < end:
         width = rng.uniform(7, 15) if style == "terraced" else rng.uniform(11, 23)
         x1 = x + width
@@ -181,7 +185,7 @@ def build_side(layout: Layout, side: int) -> None:
             continue
         if rng.random() < 0.45:
             choice = str(rng.choice(("hedge", "fence", "none"), p=odds))
-            plant = things.hedge_plant(rng) if rng.random() < 0.5 else plant
+            plant = plants.foliage(rng) if rng.random() < 0.5 else plant
         gate = x1 - rng.uniform(0.0, 4.0) * (rng.random() < 0.7)
         if choice != "none" and gate - x > 2:
             _boundary(layout, side, x, gate, edge + 0.1, choice, plant)
@@ -189,15 +193,15 @@ def build_side(layout: Layout, side: int) -> None:
         if rng.random() < built:
             gap = 0.0 if style == "terraced" and rng.random() < 0.8 else rng.uniform(1.0, 4.0)
             floors = int(np.clip(storeys + rng.integers(-1, 2) * (rng.random() < 0.5), 1, 5))
-            rows = things.house(rng, width - gap, rng.uniform(7, 12), floors, bool(rng.random() < 0.8))
+            rows = buildings.house(rng, width - gap, rng.uniform(7, 12), floors, bool(rng.random() < 0.8))
             layout.put("building", rows, middle, side * front, 0.0 if side > 0 else math.pi)
             if gap > 2.5 and rng.random() < 0.5:
-                layout.put("building", things.garage(rng), x1, side * (front + 1.0), 0.0 if side > 0 else math.pi)
+                layout.put("building", buildings.garage(rng), x1, side * (front + 1.0), 0.0 if side > 0 else math.pi)
             _garden(layout, side, x, x1, edge + 0.8, front - 1.2)
             if choice != "none" and front - edge > 2.5 and rng.random() < 0.6:
                 _divide(layout, side, x1, edge + 0.5, front + rng.uniform(0, 6), plant)
             if front - edge > 6.0 and rng.random() < 0.35:
-                layout.put("car", things.car(rng), gate - 1.3, side * (edge + 3.4), math.pi / 2)
+                layout.put("car", vehicles.car(rng), gate - 1.3, side * (edge + 3.4), math.pi / 2)
         else:
             _garden(layout, side, x, x1, edge + 0.8, front + 9.0)
         x = x1
@@ -214,25 +218,25 @@ def build_background(layout: Layout) -> None:
             d = layout.outside_m(side) + rng.uniform(19, 45)
             pick = rng.random()
             if pick < 0.5 and layout.free(x, 5.0, side):
-                layout.put("tree", things.tree(rng, rng.uniform(7, 18), 35), x, side * d)
+                layout.put("tree", plants.tree(rng, rng.uniform(7, 18), 35), x, side * d)
             elif pick < 0.8 and layout.free(x, 9.0, side):
-                rows = things.house(rng, rng.uniform(9, 15), 9.0, int(rng.integers(1, 4)), True)
+                rows = buildings.house(rng, rng.uniform(9, 15), 9.0, int(rng.integers(1, 4)), True)
                 layout.put("building", rows, x, side * d, 0.0 if side > 0 else math.pi)
         for x in np.arange(-BEHIND_M - 20, end + 120, 13.0) if rng.random() < 0.85 else ():
             d = layout.outside_m(side) + rng.uniform(75, 130)
-            layout.put("tree", things.grove(rng, rng.uniform(8, 17)), x + rng.uniform(-5, 5), side * d)
+            layout.put("tree", plants.grove(rng, rng.uniform(8, 17)), x + rng.uniform(-5, 5), side * d)
     for j in range(int(layout.road[6])):
         at, half, where, _ = layout.road[8 + 4 * j : 12 + 4 * j]
         for side in (1, -1):
             if where in (0, side):
-                rows = things.house(rng, 14.0, 9.0, 2, True)
+                rows = buildings.house(rng, 14.0, 9.0, 2, True)
                 layout.put("building", rows, at, side * rng.uniform(45, 75), 0.0 if side > 0 else math.pi)
                 if rng.random() < 0.5:
                     spot = at + (half - 1.0) * rng.choice((-1, 1))
-                    layout.put("car", things.car(rng), spot, side * rng.uniform(14, 30), math.pi / 2, 0.0)
+                    layout.put("car", vehicles.car(rng), spot, side * rng.uniform(14, 30), math.pi / 2, 0.0)
     if rng.random() < 0.75:
         for _ in range(7):
-            layout.put("tree", things.tree(rng, rng.uniform(6, 16), 35), end + rng.uniform(5, 40), rng.normal(0, 14))
+            layout.put("tree", plants.tree(rng, rng.uniform(6, 16), 35), end + rng.uniform(5, 40), rng.normal(0, 14))
 
 
 def build_furniture(layout: Layout) -> None:
@@ -247,20 +251,20 @@ def build_furniture(layout: Layout) -> None:
             for x in np.arange(-BEHIND_M + rng.uniform(0, step), end, step):
                 if rng.random() < 0.88 and layout.free(x, 2.0, side):
                     alike = np.random.default_rng(seeds) if rng.random() < 0.3 else rng
-                    layout.put("tree", things.tree(alike, height * rng.uniform(0.8, 1.2)), x, side * (near + off))
+                    layout.put("tree", plants.tree(alike, height * rng.uniform(0.8, 1.2)), x, side * (near + off))
         if rng.random() < 0.7:
             step, kind = rng.uniform(24, 40), int(rng.integers(1 << 30))
             for x in np.arange(-BEHIND_M + rng.uniform(0, step), end, step):
                 turn = math.pi if side > 0 else 0.0
                 if layout.free(x, 1.0, side):
-                    layout.put("pole", things.lamp(np.random.default_rng(kind)), x, side * (near + 0.4), turn)
+                    layout.put("pole", buildings.lamp(np.random.default_rng(kind)), x, side * (near + 0.4), turn)
         for x in rng.uniform(-BEHIND_M, end, rng.poisson(end / 45)):
             if layout.free(x, 0.5, side):
-                layout.put("sign", things.traffic_sign(rng), x, side * (near + rng.uniform(0.35, 0.7)), math.pi)
+                layout.put("sign", buildings.traffic_sign(rng), x, side * (near + rng.uniform(0.35, 0.7)), math.pi)
         for x in rng.uniform(-BEHIND_M, end, rng.poisson(end / 30)):
             if layout.free(x, 1.0, side):
                 off = layout.outside_m(side) - rng.uniform(0.3, 0.7)
-                layout.put("clutter", things.clutter(rng), x, side * off, rng.uniform(0, 6.28))
+                layout.put("clutter", buildings.clutter(rng), x, side * off, rng.uniform(0, 6.28))
 
 
 def build_parking(layout: Layout) -> None:
@@ -282,7 +286,7 @@ def build_parking(layout: Layout) -> None:
         x, used = -BEHIND_M + rng.uniform(0, 8), False
         while x < layout.drive_m + AHEAD_M:
             if rng.random() < density and layout.free(x, 5.0, side):
-                rows, kind = (things.van(rng), "van") if rng.random() < 0.08 else (things.car(rng), "car")
+                rows, kind = (vehicles.van(rng), "van") if rng.random() < 0.08 else (vehicles.car(rng), "car")
                 turn = facing + (math.pi if rng.random() < 0.12 else 0.0) + rng.normal(0, 0.015)
                 layout.put(kind, rows, x, side * (half + off + rng.normal(0, 0.06)), turn, height)
                 used = True
@@ -302,7 +306,7 @@ def build_parking(layout: Layout) -> None:
 def _move(layout: Layout, kind: str, rows: Float64Array, start: float, d: float, speed: float, z: float) -> None:
     layout.kinds.append(kind)
     instance = len(layout.kinds) - 1
-    rows = things.marked(rows, instance, int(layout.rng.integers(1 << 30)))
+    rows = marked(rows, instance, int(layout.rng.integers(1 << 30)))
     layout.movers.append(Mover(rows, start, d, speed, z, instance))
 
 
@@ -312,20 +316,20 @@ def _traffic(layout: Layout, left: float, right: float) -> None:
     if left - ego > 3.1 and rng.random() < 0.65:
         x = rng.uniform(5, 60)
         for _ in range(int(rng.integers(1, 4))):
-            rows = things.van(rng) if rng.random() < 0.15 else things.car(rng)
+            rows = vehicles.van(rng) if rng.random() < 0.15 else vehicles.car(rng)
             _move(layout, "car", rows, x, min(left - 1.1, ego + 3.2), -rng.uniform(5, 13), 0.0)
             x += rng.uniform(12, 50)
     if rng.random() < 0.35:
-        _move(layout, "car", things.car(rng), rng.uniform(9, 45), ego, 12.5 * rng.uniform(1.0, 1.2), 0.0)
+        _move(layout, "car", vehicles.car(rng), rng.uniform(9, 45), ego, 12.5 * rng.uniform(1.0, 1.2), 0.0)
     if left - ego > 1.9 and rng.random() < 0.3:
-        _move(layout, "cyclist", things.cyclist(rng), rng.uniform(12, 80), left - 0.45, -rng.uniform(3, 6), 0.0)
+        _move(layout, "cyclist", vehicles.cyclist(rng), rng.uniform(12, 80), left - 0.45, -rng.uniform(3, 6), 0.0)
     if ego - right > 1.9 and rng.random() < 0.25:
-        _move(layout, "cyclist", things.cyclist(rng), rng.uniform(10, 60), right + 0.4, rng.uniform(3, 6), 0.0)
+        _move(layout, "cyclist", vehicles.cyclist(rng), rng.uniform(10, 60), right + 0.4, rng.uniform(3, 6), 0.0)
     for _ in range(rng.poisson(2.5)):
         side = int(rng.choice((1, -1)))
         d = side * (layout.outside_m(side) - rng.uniform(0.25, 0.9))
         x, speed = rng.uniform(-10, layout.drive_m + 60), rng.choice((-1, 1)) * rng.uniform(0.8, 1.7)
         if rng.random() < 0.25:
-            layout.put("person", things.person(rng), x, d, rng.uniform(0, 6.28))
+            layout.put("person", vehicles.person(rng), x, d, rng.uniform(0, 6.28))
         else:
-            _move(layout, "person", things.person(rng, 0.35), x, d, speed, layout.kerb_m)
+            _move(layout, "person", vehicles.person(rng, 0.35), x, d, speed, layout.kerb_m)

@@ -3,6 +3,8 @@
 ``geometry`` is the tuple of arrays that ``street_rays`` describes.
 """
 
+# mypy: allow-untyped-defs
+# numba infers the types of compiled functions from their arguments; module docstrings say what the arrays are.
 from __future__ import annotations
 
 import math

@@ -16,6 +16,8 @@ numba caches machine code per file and watches only the file itself: after an ed
 ``street_*.py`` files that call these functions.
 """
 
+# mypy: allow-untyped-defs
+# numba infers the types of compiled functions from their arguments; module docstrings say what the arrays are.
 from __future__ import annotations
 
 import math

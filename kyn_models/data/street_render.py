@@ -7,6 +7,8 @@ the shadow-casting light in radians (0: hard shadows), 18-20 ambient rgb, 21 sha
 saturation.
 """
 
+# mypy: allow-untyped-defs
+# numba infers the types of compiled functions from their arguments; module docstrings say what the arrays are.
 from __future__ import annotations
 
 import math
@@ -25,17 +27,24 @@ from kyn_models.data.street_rays import (
     road_edge,
     span,
 )
-from kyn_models.data.street_textures import FOLIAGE, hashed, leaf, noise3, sky, solid_colour
+from kyn_models.data.street_textures import FOLIAGE, hashed, leaves, noise3, sky, solid_colour
 
 _FAR = 1e30
 
 
 @njit(cache=True, error_model="numpy")
-def sunlight(solids, bounds, links, surfaces, leak, ox, oy, oz, dx, dy, dz):
-    """Share of sunlight that arrives from direction d: 0 behind solids, flecks of light through foliage."""
+def sunlight(solids, bounds, links, surfaces, leak, memo, k, ox, oy, oz, dx, dy, dz):
+    """Whether sunlight arrives from direction d: not behind solids, in flecks through foliage.
+
+    memo[k] is the solid that stood in the last ray's way, which mostly stands in the next one's too.
+    """
+    if memo[k] >= 0:
+        t0, t1 = span(solids, memo[k], ox, oy, oz, dx, dy, dz)
+        if t0 <= t1 and t1 > 0.0 and t0 < 60.0:
+            return 0.0
     ix, iy, iz = _inverse(dx), _inverse(dy), _inverse(dz)
     stack = np.empty(64, np.int32)
-    stack[0], top, light = 0, 1, 1.0
+    stack[0], top = 0, 1
     while top > 0:
         top -= 1
         node = stack[top]
@@ -48,17 +57,20 @@ def sunlight(solids, bounds, links, surfaces, leak, ox, oy, oz, dx, dy, dz):
         for i in range(links[node, 0], links[node, 1]):
             t0, t1 = span(solids, i, ox, oy, oz, dx, dy, dz)
             if t0 <= t1 and t1 > 0.0 and t0 < 60.0:
-                if int(surfaces[i, 8]) != FOLIAGE or t0 <= 0.0:
+                if int(surfaces[i, 8]) != FOLIAGE:
+                    memo[k] = i
+                    return 0.0
+                if t0 <= 0.0:
                     return 0.0
                 t = 0.5 * (t0 + t1)
                 x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
                 if noise3(x * 2.6, y * 2.6, z * 2.6, 5) > leak:
                     return 0.0
-    return light
+    return 1.0
 
 
 @njit(cache=True, error_model="numpy")
-def _shade(solids, bounds, links, centre, road, surfaces, paint, light, i, t, ox, oy, oz, dx, dy, dz, pixel):
+def _shade(solids, bounds, links, centre, road, surfaces, paint, light, memo, i, t, ox, oy, oz, dx, dy, dz, pixel):
     """Radiance of the surface i met at distance t along the unit direction d."""
     x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
     gloss, wet = 0.0, 0.0
@@ -77,18 +89,14 @@ def _shade(solids, bounds, links, centre, road, surfaces, paint, light, i, t, ox
         nx, ny = h[6] * mx - h[7] * my, h[7] * mx + h[6] * my
         facing = abs(nx * dx + ny * dy + nz * dz)
         fp = t * pixel / math.sqrt(max(facing, 0.05))
-        r, g, b, gloss = solid_colour(surfaces[i], h, lx, ly, lz, mx, my, nz, x, y, z, fp)
         if int(surfaces[i, 8]) == FOLIAGE:
-            # Leaves face all ways: bend the normal by noise, more than the ellipsoid's or box's own shape says.
-            size = surfaces[i, 6]
-            if fp < 1.5 * size:
-                own, _ = leaf(x / size, y / size, z / size, int(surfaces[i, 10]))
-                nx += 1.6 * ((own * 13.0) % 1.0 - 0.5)
-                ny += 1.6 * ((own * 131.0) % 1.0 - 0.5)
-                nz += 1.6 * ((own * 1031.0) % 1.0 - 0.5)
-            nz += 0.25
+            # Leaves face all ways, more than the ellipsoid's or box's own shape says.
+            r, g, b, ux, uy, uz = leaves(surfaces[i], x, y, z, fp)
+            nx, ny, nz = nx + ux, ny + uy, nz + uz
             length = math.sqrt(nx * nx + ny * ny + nz * nz)
             nx, ny, nz = nx / length, ny / length, nz / length
+        else:
+            r, g, b, gloss = solid_colour(surfaces[i], h, lx, ly, lz, mx, my, nz, x, y, z, fp)
     sx, sy, sz = light[0], light[1], light[2]
     lit = nx * sx + ny * sy + nz * sz
     if i != GROUND and int(surfaces[i, 8]) == FOLIAGE:
@@ -97,18 +105,18 @@ def _shade(solids, bounds, links, centre, road, surfaces, paint, light, i, t, ox
         if t < 120.0:
             off = 2e-3 + 1e-5 * t
             px, py, pz = x + nx * off, y + ny * off, z + nz * off
-            rays = 5 if light[17] > 0.0 and t < 50.0 else 1
+            rays = 4 if light[17] > 0.0 and t < 50.0 else 1
             share = 0.0
             for k in range(rays):
                 qx, qy, qz = sx, sy, sz
                 if rays > 1:
                     # Veiled light: the same few directions everywhere, so that penumbras have steps but no noise.
-                    away = light[17] * (0.35 + 0.15 * k)
+                    away = light[17] * (0.35 + 0.2 * k)
                     qx += away * math.cos(1.3 + 2.4 * k)
                     qy += away * math.sin(1.3 + 2.4 * k)
                     length = math.sqrt(qx * qx + qy * qy + qz * qz)
                     qx, qy, qz = qx / length, qy / length, qz / length
-                share += sunlight(solids, bounds, links, surfaces, light[21], px, py, pz, qx, qy, qz)
+                share += sunlight(solids, bounds, links, surfaces, light[21], memo, k, px, py, pz, qx, qy, qz)
             lit *= share / rays
     else:
         lit = 0.0
@@ -144,7 +152,7 @@ def _shade(solids, bounds, links, centre, road, surfaces, paint, light, i, t, ox
 
 
 @njit(cache=True, error_model="numpy")
-def _pixel(solids, bounds, links, centre, road, surfaces, paint, light, pose, lens, u, v, t_max):
+def _pixel(solids, bounds, links, centre, road, surfaces, paint, light, memo, pose, lens, u, v, t_max):
     """One ray through image position (u, v): (r, g, b, z-depth, what was met)."""
     cx, cy = (u - lens[2]) / lens[0], (v - lens[3]) / lens[1]
     scale = 1.0 / math.sqrt(cx * cx + cy * cy + 1.0)
@@ -157,7 +165,7 @@ def _pixel(solids, bounds, links, centre, road, surfaces, paint, light, pose, le
         r, g, b = sky(dx, dy, dz, light)
         return r, g, b, np.inf, i
     r, g, b = _shade(
-        solids, bounds, links, centre, road, surfaces, paint, light, i, t, ox, oy, oz, dx, dy, dz, 1.0 / lens[0]
+        solids, bounds, links, centre, road, surfaces, paint, light, memo, i, t, ox, oy, oz, dx, dy, dz, 1.0 / lens[0]
     )
     return r, g, b, t * scale, i
 
@@ -167,10 +175,11 @@ def render_rows(
     solids, bounds, links, centre, road, surfaces, paint, light, pose, lens, t_max, first, last, rgb, depth, met
 ):
     """Fill rows first..last of rgb (H, W, 3) f32 radiance, depth (H, W) f32 and met (H, W) i32, one ray per pixel."""
+    memo = np.full(4, -1)
     for v in range(first, last):
         for u in range(depth.shape[1]):
             r, g, b, z, i = _pixel(
-                solids, bounds, links, centre, road, surfaces, paint, light, pose, lens, float(u), float(v), t_max
+                solids, bounds, links, centre, road, surfaces, paint, light, memo, pose, lens, float(u), float(v), t_max
             )
             rgb[v, u, 0], rgb[v, u, 1], rgb[v, u, 2] = r, g, b
             depth[v, u], met[v, u] = z, i
@@ -196,8 +205,9 @@ def smooth_rows(
     everywhere,
     out,
 ):
-    """Fill rows of out (H, W, 3): rgb, with four more rays in each pixel where neighbours met different things."""
+    """Fill rows of out (H, W, 3): rgb, with three more rays in each pixel where neighbours met different things."""
     height, width = met.shape
+    memo = np.full(4, -1)
     for v in range(first, last):
         for u in range(width):
             i = met[v, u]
@@ -216,16 +226,15 @@ def smooth_rows(
                 out[v, u, c] = rgb[v, u, c]
             if not edge:
                 continue
-            total = np.zeros(3)
-            for k in range(4):
-                du, dv = (0.375, 0.125, -0.125, -0.375)[k], (0.125, -0.375, 0.375, -0.125)[k]
+            # Bright sky would win against everything: average what the sensor can tell apart.
+            red, green, blue = min(rgb[v, u, 0], 3.0), min(rgb[v, u, 1], 3.0), min(rgb[v, u, 2], 3.0)
+            for k in range(3):
+                du, dv = (0.36, -0.1, -0.26)[k], (0.12, -0.36, 0.26)[k]
                 r, g, b, _, _ = _pixel(
-                    solids, bounds, links, centre, road, surfaces, paint, light, pose, lens, u + du, v + dv, t_max
+                    solids, bounds, links, centre, road, surfaces, paint, light, memo, pose, lens, u + du, v + dv, t_max
                 )
-                # Bright sky would win against everything: average what the sensor can tell apart.
-                total += np.minimum(np.array((r, g, b)), 3.0)
-            for c in range(3):
-                out[v, u, c] = 0.25 * total[c]
+                red, green, blue = red + min(r, 3.0), green + min(g, 3.0), blue + min(b, 3.0)
+            out[v, u, 0], out[v, u, 1], out[v, u, 2] = 0.25 * red, 0.25 * green, 0.25 * blue
 
 
 @njit(cache=True, error_model="numpy", nogil=True)

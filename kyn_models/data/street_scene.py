@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from kyn_models.data import street_queries, street_render
 from kyn_models.data.street_layout import KNOT_M, Mover
-from kyn_models.data.street_objects import placed
 from kyn_models.data.street_rays import NOTHING
+from kyn_models.data.street_solids import placed
 from kyn_models.types import Float32Array, Float64Array, Intrinsics, UInt8Array, check_pose
 
 FRAME_S = 0.1

@@ -4,6 +4,8 @@ Colours are linear reflectances. Every pattern fades to its mean where it is fin
 pixel on the surface in metres, so that distant surfaces do not alias.
 """
 
+# mypy: allow-untyped-defs
+# numba infers the types of compiled functions from their arguments; module docstrings say what the arrays are.
 from __future__ import annotations
 
 import math
@@ -18,12 +20,18 @@ _MASK = 0xFFFFFFFF
 
 
 @njit(cache=True, error_model="numpy")
-def hashed(x, y, z, seed):
-    """A number in [0, 1) that depends on four integers."""
+def scrambled(x, y, z, seed):
+    """32 random bits that depend on four integers."""
     h = (x * 374761393 + y * 668265263 + z * 2246822519 + seed * 3266489917) & _MASK
     h = ((h ^ (h >> 13)) * 1274126177) & _MASK
     h = ((h ^ (h >> 16)) * 2654435761) & _MASK
-    return ((h ^ (h >> 15)) & 0xFFFFFF) / 16777216.0
+    return h ^ (h >> 15)
+
+
+@njit(cache=True, error_model="numpy")
+def hashed(x, y, z, seed):
+    """A number in [0, 1) that depends on four integers."""
+    return (scrambled(x, y, z, seed) & 0xFFFFFF) / 16777216.0
 
 
 @njit(cache=True, error_model="numpy")
@@ -117,26 +125,26 @@ def sky(dx, dy, dz, light):
 
 @njit(cache=True, error_model="numpy")
 def leaf(x, y, z, seed):
-    """Which leaf covers a point of a clump with leaves of size 1: (a number of that leaf's own, distance to it)."""
+    """Which leaf covers a point of a clump with leaves of size 1: (32 bits of that leaf's own, distance to it)."""
     i, j, k = int(math.floor(x - 0.5)), int(math.floor(y - 0.5)), int(math.floor(z - 0.5))
-    best, own = 9.0, 0.5
+    best, own = 9.0, 0
     for n in range(8):
         p, q, r = i + (n & 1), j + ((n >> 1) & 1), k + (n >> 2)
-        h = hashed(p, q, r, seed)
-        # Three more numbers out of one hash: a leaf needs no better randomness.
-        u, v, w = p + (h * 7.0) % 1.0, q + (h * 61.0) % 1.0, r + (h * 547.0) % 1.0
+        h = scrambled(p, q, r, seed)
+        a = x - p - (h & 255) / 256.0
+        c = y - q - ((h >> 8) & 255) / 256.0
+        e = z - r - ((h >> 16) & 255) / 256.0
         # Squeezed to one of two slants, so that leaves are longer than wide.
-        a, c, e = x - u, y - v, z - w
-        slant = a + (e if h < 0.5 else -e)
+        slant = a + e if h & 0x1000000 else a - e
         distance = a * a + c * c + e * e + 0.9 * slant * slant
         if distance < best:
             best, own = distance, h
-    return (own * 4099.0) % 1.0, math.sqrt(best)
+    return own, math.sqrt(best)
 
 
 @njit(cache=True, error_model="numpy")
 def leaves(s, x, y, z, fp):
-    """Foliage; a: size of a leaf in metres, b: contrast."""
+    """Foliage; a: size of a leaf in metres, b: contrast. Returns (r, g, b, tilt x, y, z of the leaf's normal)."""
     seed, size = int(s[10]), s[6]
     clump = 0.0
     keep = fade(fp, size * 5.0)
@@ -146,10 +154,15 @@ def leaves(s, x, y, z, fp):
     bright = 0.5 + s[7] * (1.0 * clump + 0.35 * coarse)
     keep = fade(fp, size * 1.3)
     mix = 0.5 + coarse
+    tx, ty, tz = 0.0, 0.0, 0.25
     if keep > 0.0:
-        own, gap = leaf(x / size, y / size, z / size, seed)
-        bright += keep * s[7] * (0.85 * (own - 0.5) - 0.55 * max(gap - 0.42, 0.0))
-        mix += 0.7 * keep * (own - 0.5)
+        bits, gap = leaf(x / size, y / size, z / size, seed)
+        own = ((bits >> 5) & 1023) / 1024.0 - 0.5
+        bright += keep * s[7] * (0.85 * own - 0.55 * max(gap - 0.42, 0.0))
+        mix += 0.7 * keep * own
+        tx = 1.6 * keep * (((bits >> 3) & 255) / 256.0 - 0.5)
+        ty = 1.6 * keep * (((bits >> 12) & 255) / 256.0 - 0.5)
+        tz += 1.6 * keep * (((bits >> 21) & 255) / 256.0 - 0.5)
     bright = min(max(bright, 0.02), 1.3)
     bright = 0.1 + 1.75 * bright * bright
     mix = min(max(mix, 0.0), 1.0)
@@ -157,6 +170,9 @@ def leaves(s, x, y, z, fp):
         bright * (s[0] + (s[3] - s[0]) * mix),
         bright * (s[1] + (s[4] - s[1]) * mix),
         bright * (s[2] + (s[5] - s[2]) * mix),
+        tx,
+        ty,
+        tz,
     )
 
 
@@ -291,11 +307,8 @@ def sign_face(s, h, ly, lz, nx):
 
 @njit(cache=True, error_model="numpy")
 def solid_colour(s, h, lx, ly, lz, nx, ny, nz, wx, wy, wz, fp):
-    """Colour of a solid: surfaces row s, solids row h, local point and normal, world point: (r, g, b, gloss)."""
+    """(r, g, b, gloss) of a solid without leaves: surfaces row s, solids row h, local point and normal, world point."""
     material, seed = int(s[8]), int(s[10])
-    if material == FOLIAGE:
-        r, g, b = leaves(s, wx, wy, wz, fp)
-        return r, g, b, 0.0
     if material in (PLASTER, BRICK):
         if abs(nz) > 0.9:
             return s[3], s[4], s[5], 0.0

@@ -1,0 +1,206 @@
+"""Synthetic drives in the official KITTI-360 folder layout, with the truth beside them.
+
+Official: ``calibration/``, ``data_2d_raw/<drive>/image_0X/data_rect/<frame>.png``, ``timestamps.txt`` beside the data,
+``data_3d_raw/<drive>/velodyne_points/data/<frame>.bin``, ``data_poses/<drive>/{poses,cam0_to_world}.txt``; frames
+are numbered by 10 digits, images are rectified. Extra: ``data_truth/<drive>/<camera>/`` with
+
+* ``depth/<frame>.png``: uint16, metres along the optical axis times 256, 0 where nothing is within 255 m;
+* ``instance/<frame>.png``: uint16, 0 ground and sky; ``moving/<frame>.png``: uint8, 255 on things that move;
+* ``image/<frame>.png`` for the side cameras, which the official layout has no place for;
+* ``data_truth/cameras.txt``: ``<camera>: width height fx fy cx cy`` and the 3x4 base_link-from-camera.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from kyn_models.data.street_scene import FRAME_S, Rendered, Scene, Street
+from kyn_models.data.street_sensors import (
+    BASE_FROM_VEHICLE,
+    BASE_FROM_VELO,
+    INTRINSICS,
+    PERSPECTIVE,
+    SICK_TO_VELO,
+    Mount,
+    base_from_camera,
+    numbers,
+)
+from kyn_models.types import Float64Array, Intrinsics
+
+MARKER = "SYNTHETIC.txt"
+"""File that says what the folder is; only a folder with it is ever emptied."""
+OFFICIAL = ("00", "01")
+"""Cameras that the official layout has a place for."""
+_FOLDERS = ("calibration", "data_2d_raw", "data_3d_raw", "data_poses", "data_truth")
+_START = datetime(2013, 5, 28, 12, 0, 0)
+
+
+def drive_name(index: int) -> str:
+    """Folder name of the index-th synthetic drive; numbers from 9000 do not occur in KITTI-360."""
+    return f"2013_05_28_drive_{9000 + index:04d}_sync"
+
+
+def check_folder(out: Path, force: bool) -> None:
+    """Raise FileExistsError unless ``out`` is missing, an empty folder, or, with force, one that has ``MARKER``."""
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file, expected a folder to write to; name another one")
+    if out.is_dir() and any(out.iterdir()):
+        if not force:
+            raise FileExistsError(f"{out} is not empty; name another folder, or use --force to replace a synthetic one")
+        if not (out / MARKER).is_file():
+            raise FileExistsError(f"{out} holds files that kyn synth did not write; name another folder")
+
+
+def write_kitti360(
+    streets: Street | Iterable[Street],
+    out: str | Path,
+    frames: int | Sequence[int] | None = None,
+    *,
+    cameras: Sequence[str] = ("00",),
+    size: tuple[int, int] = (1408, 376),
+    lidar: bool = True,
+    truth: bool = True,
+    mount: Mount | None = None,
+    force: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[str]:
+    """Write one drive per street and return the drives' names.
+
+    frames: how many from frame 0, or which, None for the whole drive. cameras: of 00, 01, left, right; 00 is part of
+    every calibration. size: (width, height) in pixels; another than KITTI-360's changes the intrinsics accordingly.
+    mount: another mount of the cameras than KITTI-360's, written into the calibration. progress(drive, done, of) is
+    called after each frame. Raises ValueError for frames outside a drive or unknown cameras, FileExistsError for a
+    folder that is not empty.
+    """
+    mounts = {camera: base_from_camera(camera, mount) for camera in {"00": 0, "01": 0, **dict.fromkeys(cameras, 0)}}
+    intrinsics = INTRINSICS.resized(*size)
+    out = Path(out)
+    check_folder(out, force)
+    for folder in _FOLDERS if out.is_dir() else ():
+        shutil.rmtree(out / folder, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).write_text("Synthetic streets written by `kyn synth` in the KITTI-360 layout. No real data.\n")
+    _write_calibration(out, intrinsics, mounts, cameras, truth)
+    names: list[str] = []
+    for street in [streets] if isinstance(streets, Street) else streets:
+        name, which = drive_name(len(names)), _frames(street, frames)
+        names.append(name)
+        _write_poses(out, name, street, which, mounts["00"])
+        _write_stamps(out, name, which, cameras, lidar)
+        for done, frame in enumerate(which, start=1):
+            scene = street.at(frame * FRAME_S)
+            pose = street.world_from_base(frame * FRAME_S)
+            for camera in cameras:
+                picture = scene.render(intrinsics, pose @ mounts[camera], noise_seed=frame * 4 + len(camera))
+                _write_picture(out, name, camera, frame, picture, truth)
+            if lidar:
+                _write_scan(out, name, frame, scene, pose)
+            if progress is not None:
+                progress(name, done, len(which))
+    return names
+
+
+def _frames(street: Street, frames: int | Sequence[int] | None) -> list[int]:
+    if frames is None or isinstance(frames, int):
+        which = list(range(street.frames if frames is None else frames))
+    else:
+        which = list(frames)
+    if not which:
+        raise ValueError(f"frames: got {frames}, expected at least 1")
+    if min(which) < 0 or max(which) >= street.frames:
+        raise ValueError(
+            f"frames: got {min(which)} to {max(which)}, but the drive of seed {street.seed} has frames 0 to "
+            f"{street.frames - 1}; make the street with a longer drive_m"
+        )
+    return which
+
+
+def _row(values: np.ndarray) -> str:
+    return " ".join(f"{value:.10g}" for value in np.asarray(values).reshape(-1))
+
+
+def _write_calibration(
+    out: Path, intrinsics: Intrinsics, mounts: dict[str, Float64Array], cameras: Sequence[str], truth: bool
+) -> None:
+    """The four official text files, true for these mounts and this image size, and ``data_truth/cameras.txt``."""
+    folder = out / "calibration"
+    folder.mkdir(exist_ok=True)
+    vehicle_from_base = np.linalg.inv(BASE_FROM_VEHICLE)
+    lines, unrectified = [], {}
+    for camera in OFFICIAL:
+        unrectified[camera] = mounts[camera] @ numbers(PERSPECTIVE[f"R_rect_{camera}"])
+        lines.append(f"image_{camera}: {_row((vehicle_from_base @ unrectified[camera])[:3])}\n")
+    (folder / "calib_cam_to_pose.txt").write_text("".join(lines))
+    (folder / "calib_cam_to_velo.txt").write_text(_row((np.linalg.inv(BASE_FROM_VELO) @ unrectified["00"])[:3]) + "\n")
+    (folder / "calib_sick_to_velo.txt").write_text(SICK_TO_VELO + "\n")
+    k = intrinsics
+    lines = ["calib_time: synthetic\n", "corner_dist: 0.100000\n"]
+    for key, text in PERSPECTIVE.items():
+        if key.startswith("S_rect"):
+            text = f"{k.width:.6f} {k.height:.6f}"
+        elif key.startswith("P_rect"):
+            shift = numbers(text)[0, 3] * k.fx / INTRINSICS.fx
+            text = " ".join(f"{v:.6f}" for v in (k.fx, 0, k.cx, shift, 0, k.fy, k.cy, 0, 0, 0, 1, 0))
+        lines.append(f"{key}: {text}\n")
+    (folder / "perspective.txt").write_text("".join(lines))
+    if truth or any(camera not in OFFICIAL for camera in cameras):
+        (out / "data_truth").mkdir(exist_ok=True)
+        lens = f"{k.width} {k.height} {k.fx:.6f} {k.fy:.6f} {k.cx:.6f} {k.cy:.6f}"
+        text = "".join(f"{camera}: {lens} {_row(mounts[camera][:3])}\n" for camera in cameras)
+        (out / "data_truth" / "cameras.txt").write_text(text)
+
+
+def _write_poses(out: Path, name: str, street: Street, frames: Sequence[int], base_from_cam0: Float64Array) -> None:
+    folder = out / "data_poses" / name
+    folder.mkdir(parents=True)
+    poses, cameras = [], []
+    for frame in frames:
+        base = street.world_from_base(frame * FRAME_S)
+        poses.append(f"{frame} {_row((base @ BASE_FROM_VEHICLE)[:3])}\n")
+        cameras.append(f"{frame} {_row(base @ base_from_cam0)}\n")
+    (folder / "poses.txt").write_text("".join(poses))
+    (folder / "cam0_to_world.txt").write_text("".join(cameras))
+
+
+def _write_stamps(out: Path, name: str, frames: Sequence[int], cameras: Sequence[str], lidar: bool) -> None:
+    """One line per frame number from 0 to the last, as in KITTI-360, where the line number is the frame number."""
+    text = "".join(
+        f"{(_START + timedelta(seconds=round(frame * FRAME_S, 6))).isoformat(' ', 'microseconds')}000\n"
+        for frame in range(max(frames) + 1)
+    )
+    folders = [out / "data_2d_raw" / name / f"image_{camera}" for camera in cameras if camera in OFFICIAL]
+    if lidar:
+        folders.append(out / "data_3d_raw" / name / "velodyne_points")
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "timestamps.txt").write_text(text)
+
+
+def _write_png(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, 3]):
+        raise OSError(f"could not write {path}; is the disk full?")
+
+
+def _write_picture(out: Path, name: str, camera: str, frame: int, picture: Rendered, truth: bool) -> None:
+    file, extra = f"{frame:010d}.png", out / "data_truth" / name / camera
+    official = out / "data_2d_raw" / name / f"image_{camera}" / "data_rect"
+    _write_png((official if camera in OFFICIAL else extra / "image") / file, picture.image[..., ::-1])
+    if truth:
+        near = picture.depth_m < 255.0
+        depth = np.where(near, np.round(np.where(near, picture.depth_m, 0.0) * 256.0), 0.0)
+        _write_png(extra / "depth" / file, depth.astype(np.uint16))
+        _write_png(extra / "instance" / file, picture.instances)
+        _write_png(extra / "moving" / file, picture.moving.astype(np.uint8) * 255)
+
+
+def _write_scan(out: Path, name: str, frame: int, scene: Scene, world_from_base: Float64Array) -> None:
+    path = out / "data_3d_raw" / name / "velodyne_points" / "data" / f"{frame:010d}.bin"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scene.lidar(world_from_base @ BASE_FROM_VELO).tofile(path)
