@@ -44,6 +44,11 @@ def numbers_from_pose(pose: np.ndarray) -> tuple[float, ...]:
     return (*map(float, pose[:3, 3]), roll, pitch, yaw)
 
 
+def parameter_text(numbers: Sequence[float]) -> str:
+    """Numbers as the value of a ROS parameter on a command line; ROS refuses lists of ``1.0`` and ``0``."""
+    return "[" + ", ".join(f"{number:.9f}" for number in numbers) + "]"
+
+
 def quaternion_from_pose(pose: np.ndarray) -> tuple[float, float, float, float]:
     """x, y, z, w of a (4, 4) pose's rotation."""
     r = pose[:3, :3]

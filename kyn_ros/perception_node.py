@@ -59,7 +59,7 @@ class PerceptionNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read the parameters and load the model; any fault of the set-up is refused with one sentence."""
         try:
-            self._parameters = parameters = read(self, PerceptionParameters)
+            self._settings = parameters = read(self, PerceptionParameters)
             mask = read_mask(parameters.hood_mask)
             self._mount = make_mount(self, parameters.camera_pose, parameters.grid.frame_id, parameters.tf_timeout_s)
             self._activity = "loading the model"
@@ -83,7 +83,7 @@ class PerceptionNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe."""
-        parameters, qos = self._parameters, self._parameters.qos
+        parameters, qos = self._settings, self._settings.qos
         self._image_order, self._info_order = StampOrder(), StampOrder()
         self._pairing = Pairing(round(parameters.pairing_slop_s * 1e9), self._on_unpaired)
         self._last_taken_ns: int | None = None
@@ -181,7 +181,7 @@ class PerceptionNode(LifecycleNode):
         """Hand a complete pair to the inference thread, which works on the newest one only."""
         if pair is None or self._worker is None:
             return
-        stamp, limit = convert.stamp_ns(pair[0].header.stamp), self._parameters.max_rate_hz
+        stamp, limit = convert.stamp_ns(pair[0].header.stamp), self._settings.max_rate_hz
         # A tenth of a period of tolerance keeps every second image of a 20 Hz camera at 10 Hz in spite of jitter.
         if limit > 0 and self._last_taken_ns is not None and stamp - self._last_taken_ns < 0.9e9 / limit:
             self._drop("max_rate_hz", "image: above max_rate_hz")
@@ -208,7 +208,7 @@ class PerceptionNode(LifecycleNode):
             self._drop(
                 "unpaired",
                 f"image: the nearest camera_info is {distance_ns * 1e-9:.3f} s away, expected one with the stamp of "
-                f"each image (pairing_slop_s is {self._parameters.pairing_slop_s})",
+                f"each image (pairing_slop_s is {self._settings.pairing_slop_s})",
             )
 
     def _drop(self, reason: str, sentence: str) -> None:
@@ -243,7 +243,7 @@ class PerceptionNode(LifecycleNode):
         predictor = self._perception.predictor if self._perception is not None else None
         statuses = [diagnostics.model_status(f"{name}: model", self._activity, self._refusal, predictor)]
         if self._worker is not None:
-            timeout_s = self._parameters.input_timeout_s
+            timeout_s = self._settings.input_timeout_s
             statuses.append(self._frames.status(f"{name}: input", self._image_topic, timeout_s))
             if self._frames.lost_images():
                 self.get_logger().warning(diagnostics.FAST_DDS_ADVICE, throttle_duration_sec=10.0)

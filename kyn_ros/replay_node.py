@@ -37,7 +37,7 @@ from std_msgs.msg import Header
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.types import Float64Array
 from kyn_ros import convert, lifecycle
-from kyn_ros.mount import numbers_from_pose, quaternion_from_pose
+from kyn_ros.mount import numbers_from_pose, parameter_text, quaternion_from_pose
 from kyn_ros.params import ReplayParameters, TopicQos, declare, read
 
 try:
@@ -124,7 +124,7 @@ class ReplayNode(Node):
         numbers = list(numbers_from_pose(mount))
         text = "[x, y, z, roll, pitch, yaw] of the optical frame in base_link, as the calibration says"
         self.declare_parameter("camera_pose", numbers, ParameterDescriptor(description=text, read_only=True))
-        self.get_logger().info(f"camera_pose: [{', '.join(f'{number:.6f}' for number in numbers)}]")
+        self.get_logger().info(f"camera_pose: {parameter_text(numbers)}")
         if TFMessage is None:
             self.get_logger().info("tf2_msgs is not installed: no /tf_static, give camera_pose to the perception node")
             return

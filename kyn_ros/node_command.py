@@ -1,0 +1,48 @@
+"""``kyn node``: the perception node in this process, with the Fast DDS profile that large images need."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kyn_ros.environment import set_fastdds_profile
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, metavar="DIR", help="model artifact (else the one that comes with kyn)")
+    parser.add_argument("--runtime", help="runtime (else auto; `kyn doctor` lists them)")
+    parser.add_argument(
+        "--camera-pose",
+        type=float,
+        nargs=6,
+        metavar=("X", "Y", "Z", "ROLL", "PITCH", "YAW"),
+        help="the OPTICAL frame in base_link, metres and radians (else from TF)",
+    )
+    parser.add_argument("--params-file", type=Path, metavar="YAML", help="parameters, as config/ros/perception.yaml")
+    parser.add_argument("-p", "--param", action="append", default=[], metavar="NAME:=VALUE", help="one more parameter")
+    parser.add_argument("-r", "--remap", action="append", default=[], metavar="FROM:=TO", help="remap a topic")
+
+
+def run(args: argparse.Namespace) -> int:
+    words = ["--ros-args"]
+    if args.params_file is not None:
+        if not args.params_file.is_file():
+            raise FileNotFoundError(f"{args.params_file}: there is no such file, expected parameters in YAML")
+        words += ["--params-file", str(args.params_file)]
+    for option, given in (("-p", args.param), ("-r", args.remap)):
+        for word in given:
+            if ":=" not in word:
+                raise ValueError(f"{option}: got {word!r}, expected two sides with := between them")
+            words += [option, word]
+    if args.model is not None:
+        words += ["-p", f"model:={args.model.resolve()}"]
+    if args.runtime is not None:
+        words += ["-p", f"runtime:={args.runtime}"]
+    if args.camera_pose is not None:
+        from kyn_ros.mount import parameter_text
+
+        words += ["-p", f"camera_pose:={parameter_text(args.camera_pose)}"]
+    set_fastdds_profile()
+    from kyn_ros import perception_node
+
+    return perception_node.main(words)

@@ -1,0 +1,63 @@
+"""``kyn play``: a rosbag2 or a KITTI-360 folder as live topics, without a ROS 2 installation."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kyn_ros.environment import set_fastdds_profile
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, metavar="BAG_OR_DIR", help="rosbag2 folder or file, or a KITTI-360 folder")
+    parser.add_argument("--rate", type=float, default=1.0, help="times real time (else 1)")
+    parser.add_argument("--loop", action="store_true", help="start again at the end")
+    folder = parser.add_argument_group("KITTI-360 folders only")
+    folder.add_argument("--drive", help="drive of the folder (else its only one)")
+    folder.add_argument("--start", type=int, help="first frame number")
+    folder.add_argument("--stop", type=int, help="last frame number")
+    folder.add_argument(
+        "--lockstep", action="store_true", help="next image once the grid of the last one has arrived; no frame is lost"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if not args.path.exists():
+        raise FileNotFoundError(f"{args.path}: there is no such file or folder")
+    if not args.rate > 0:
+        raise ValueError(f"--rate: got {args.rate}, expected a number above 0")
+    set_fastdds_profile()
+    if (args.path / "data_2d_raw").is_dir():
+        return _play_folder(args)
+    if args.lockstep or args.drive or args.start is not None or args.stop is not None:
+        raise ValueError(
+            f"{args.path}: has no data_2d_raw, so it is no KITTI-360 folder; "
+            "--drive, --start, --stop and --lockstep are for those"
+        )
+    return _play_bag(args)
+
+
+def _play_folder(args: argparse.Namespace) -> int:
+    from kyn_ros import replay_node
+
+    values: dict[str, object] = {"data": args.path, "rate": args.rate, "loop": str(args.loop).lower()}
+    values |= {"drive": args.drive, "start": args.start, "stop": args.stop}
+    values["pace"] = "lockstep" if args.lockstep else "clock"
+    given = [f"{name}:={value}" for name, value in values.items() if value is not None]
+    return replay_node.main(["--ros-args", *(word for value in given for word in ("-p", value))])
+
+
+def _play_bag(args: argparse.Namespace) -> int:
+    from rclpy.executors import SingleThreadedExecutor
+
+    from kyn_ros import lifecycle
+    from kyn_ros.bag_player import BagPlayer
+
+    stop = lifecycle.start_ros([])
+    player = BagPlayer(args.path, args.rate, args.loop, stop)
+    executor = SingleThreadedExecutor()
+    executor.add_node(player)
+    player.run(executor)
+    player.close()
+    lifecycle.end_ros(player, executor, ended=True)
+    return 0

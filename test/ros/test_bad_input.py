@@ -1,0 +1,111 @@
+"""Bad messages: dropped, counted, named in one sentence, and the node keeps running."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="rclpy is not installed")
+
+from bench import CAMERA, SECOND, image_of, info_of, values_of
+from diagnostic_msgs.msg import DiagnosticStatus
+from sensor_msgs.msg import CameraInfo, Image
+
+
+def damaged(**changes: object) -> Image:
+    message = image_of(128, SECOND)
+    for name, value in changes.items():
+        setattr(message, name, value)
+    return message
+
+
+BAD_IMAGES = {
+    "unknown encoding": (damaged(encoding="rgb5"), "encoding", "'rgb5'"),
+    "step too small": (damaged(step=352 * 3 - 1), "image data", "step 1055"),
+    "data too short": (damaged(data=b"\0" * 99), "image data", "99 bytes"),
+    "data too long": (damaged(data=b"\0" * (352 * 94 * 3 + 1)), "image data", "expected step x height"),
+    "zero size": (damaged(width=0, height=0, step=0, data=b""), "image size", "0x0"),
+    "other size": (damaged(width=176, step=528, data=b"\0" * 528 * 94), "camera_info size", "176x94"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_bad_image_is_dropped_counted_and_named(bench, name: str) -> None:
+    image, reason, text = BAD_IMAGES[name]
+    one = bench()
+    one.send(image, info_of(SECOND))
+    status = one.wait_for_status("input", DiagnosticStatus.ERROR, text)
+    assert values_of(status)[f"dropped: {reason}"] == "1"
+    assert not one.grids
+    one.ask(grey=128, stamp_ns=2 * SECOND)
+    one.wait_for_status("input", DiagnosticStatus.OK)
+
+
+def bad_info(stamp_ns: int, **changes: object) -> CameraInfo:
+    message = info_of(stamp_ns)
+    for name, value in changes.items():
+        setattr(message, name, value)
+    return message
+
+
+NAN_K = np.array([math.nan, 0, 176, 0, 138, 60, 0, 0, 1.0])
+BAD_INFOS = {
+    "uncalibrated": (bad_info(SECOND, k=np.zeros(9)), "uncalibrated", "k[0] is 0"),
+    "nan": (bad_info(SECOND, k=NAN_K), "camera_info", "NaN"),
+    "unknown distortion": (bad_info(SECOND, distortion_model="mei", d=[0.1] * 5), "camera_info", "'mei'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INFOS)
+def test_bad_camera_info_is_an_error_and_the_node_stays_active(bench, name: str) -> None:
+    info, reason, text = BAD_INFOS[name]
+    one = bench()
+    one.send(image_of(128, SECOND), info)
+    status = one.wait_for_status("input", DiagnosticStatus.ERROR, text)
+    assert values_of(status)[f"dropped: {reason}"] == "1"
+    assert one.node._state_machine.current_state[1] == "active"
+    one.ask(grey=128, stamp_ns=2 * SECOND)
+
+
+def test_missing_camera_info_is_named(bench) -> None:
+    one = bench()
+    for number in range(1, 7):
+        one.send(image_of(128, number * SECOND))
+        one.ros.spin_for(0.05)
+    status = one.wait_for_status("input", DiagnosticStatus.ERROR, "no camera_info")
+    assert int(values_of(status)["dropped: no camera_info"]) == 3
+    assert not one.grids
+
+
+def test_camera_info_out_of_step_is_refused(bench) -> None:
+    one = bench()
+    for number, off in ((1, 200_000_000), (2, 200_000_000), (3, 0)):
+        one.send(image_of(128, number * SECOND), info_of(number * SECOND + off))
+        one.ros.spin_for(0.05)
+    assert one.ros.spin_until(lambda: one.grids)
+    assert one.grids[0].header.stamp.sec == 3
+    assert one.drops() == {"unpaired": 2}
+
+
+def test_camera_info_may_change(bench) -> None:
+    one = bench()
+    before = one.ask(grey=128, stamp_ns=SECOND)
+    wider = dataclasses.replace(CAMERA, fx=CAMERA.fx * 1.5, fy=CAMERA.fy * 1.5)
+    one.send(image_of(128, 2 * SECOND), info_of(2 * SECOND, wider))
+    assert one.ros.spin_until(lambda: len(one.grids) == 2)
+    # The narrower camera sees less: more of the grid is unknown.
+    assert np.sum(np.array(one.grids[1].data) == -1) > np.sum(np.array(before.data) == -1)
+    again = one.ask(grey=128, stamp_ns=3 * SECOND)
+    assert again.data == before.data
+
+
+def test_camera_info_without_images_names_the_fast_dds_profile(bench) -> None:
+    one = bench()
+    for number in range(30):
+        one.send(info=info_of(SECOND + number * 100_000_000))
+        one.ros.spin_for(0.1)
+    status = one.status("input")
+    assert status.level == DiagnosticStatus.WARN and "FASTRTPS_DEFAULT_PROFILES_FILE" in status.message

@@ -1,0 +1,119 @@
+"""Faults of the node's own set-up: configure refuses with one sentence, and can be tried again."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="rclpy is not installed")
+
+from bench import SECOND, Bench, image_of, info_of
+from conftest import MOUNT, SMALL_GRID
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+
+CONFIGURED = TransitionCallbackReturn.SUCCESS
+
+
+def refused(ros, parameters: dict) -> str:
+    """The sentence with which configure is refused, as diagnostics say it."""
+    one = Bench(ros, {"camera_pose": MOUNT, **SMALL_GRID, **parameters}, activate=False)
+    assert one.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert one.node._state_machine.current_state[1] == "unconfigured"
+    return one.wait_for_status("model", DiagnosticStatus.ERROR).message
+
+
+def test_model_folder_missing(ros) -> None:
+    assert "/nowhere: no such folder" in refused(ros, {"model": "/nowhere"})
+
+
+def test_model_with_a_wrong_hash(ros, tmp_path: Path) -> None:
+    from tiny_model import write_tiny_artifact
+
+    path = write_tiny_artifact(tmp_path / "model").path
+    with (path / "decoder.npz").open("ab") as stream:
+        stream.write(b"!")
+    assert "hash" in refused(ros, {"model": str(path)})
+
+
+def test_model_of_another_family(ros, tmp_path: Path) -> None:
+    from tiny_model import write_tiny_artifact
+
+    path = write_tiny_artifact(tmp_path / "model").path
+    manifest = json.loads((path / "artifact.json").read_text())
+    (path / "artifact.json").write_text(json.dumps(manifest | {"family": "nsc"}))
+    assert "'nsc'" in refused(ros, {"model": str(path)})
+
+
+def test_truncated_onnx(ros, tmp_path: Path) -> None:
+    from tiny_model import write_tiny_artifact
+
+    from kyn_models.artifact import ENCODER, write_artifact
+
+    artifact = write_tiny_artifact(tmp_path / "model")
+    whole = (artifact.path / ENCODER).read_bytes()
+    write_artifact(artifact.path, artifact.manifest, {ENCODER: whole[: len(whole) // 2]})
+    assert "encoder" in refused(ros, {"model": str(artifact.path)})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("grid.resolution_m", -1.0, "grid.resolution_m"),
+        ("grid.resolution_m", "fine", "grid.resolution_m: got 'fine', expected float"),
+        ("grid.x_m", [0.0, 50.1], "multiple of grid.resolution_m"),
+        ("grid.mode", "binary", "grid.mode: got 'binary'"),
+        ("grid.free_below", 0.9, "free_below"),
+        ("max_rate_hz", -2.0, "max_rate_hz: got -2.0, expected 0.0 to"),
+        ("metric_scale", math.nan, "metric_scale"),
+        ("camera_pose", [1.0, 2.0], "camera_pose: got 2 numbers"),
+        ("image_transport", "theora", "image_transport: got 'theora'"),
+        ("runtime", "abacus", "runtime: got 'abacus'"),
+        ("pose_source", "odom", "pose_source"),
+        ("hood_mask", "/nowhere.png", "/nowhere.png"),
+        ("grid.resolutoin_m", 0.5, "unknown parameter grid.resolutoin_m"),
+    ],
+)
+def test_bad_parameter_is_refused_with_one_sentence(ros, model: Path, name: str, value: object, text: str) -> None:
+    sentence = refused(ros, {"model": str(model), name: value})
+    assert text in sentence and "\n" not in sentence
+
+
+def test_no_mount_is_refused(ros, model: Path) -> None:
+    from kyn_ros import mount
+
+    if mount.tf2_ros is not None:
+        pytest.skip("tf2_ros is installed: the mount is awaited from TF")
+    one = Bench(ros, {"model": str(model), **SMALL_GRID}, activate=False)
+    assert one.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert "camera_pose is not set" in one.wait_for_status("model", DiagnosticStatus.ERROR).message
+
+
+def test_a_refused_node_can_be_mended_and_configured(ros, model: Path) -> None:
+    one = Bench(ros, {"camera_pose": MOUNT, "model": "/nowhere", **SMALL_GRID, "metric_scale": -1.0}, activate=False)
+    assert one.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    for name, value in (("metric_scale", 1.0), ("model", str(model))):
+        assert one.node.set_parameters([Parameter(name, value=value)])[0].successful
+    bad = one.node.set_parameters([Parameter("grid.mode", value="binary")])[0]
+    assert not bad.successful and "grid.mode" in bad.reason
+    assert one.node.trigger_configure() == CONFIGURED
+    while_in_use = one.node.set_parameters([Parameter("metric_scale", value=2.0)])[0]
+    assert not while_in_use.successful and "clean up" in while_in_use.reason
+
+
+def test_the_life_cycle_can_be_walked_twice(ros, model: Path) -> None:
+    one = Bench(ros, {"camera_pose": MOUNT, "model": str(model), **SMALL_GRID})
+    for stamp in (SECOND, 2 * SECOND):
+        one.ask(128, stamp)
+        assert one.node.trigger_deactivate() == CONFIGURED
+        one.send(image_of(128, stamp + 1), info_of(stamp + 1))
+        one.ros.spin_for(0.3)
+        assert one.node.trigger_cleanup() == CONFIGURED
+        assert one.node.trigger_configure() == CONFIGURED and one.node.trigger_activate() == CONFIGURED
+        one.wait_for_subscriptions()
+    assert len(one.grids) == 2
+    assert one.node.trigger_shutdown() == CONFIGURED
