@@ -66,7 +66,7 @@ def sample(values: Tensor, uv: Tensor) -> Tensor:
 def sample_colours(views: list[View], points: Tensor) -> tuple[Tensor, Tensor]:
     """Colours of world points in several views.
 
-    points: (B, N, 3). Returns (B, N, V, 3) colours in 0..1 and (B, N, V) bool, True where a view does not see the point.
+    points: (B, N, 3). Returns (B, N, V, 3) colours in 0..1 and (B, N, V) bool, True where not in view.
     """
     colours, invalid = [], []
     for view in views:

@@ -14,9 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,8 @@ Batch = Mapping[str, Tensor]
 LAST, BEST = "last.pt", "best.pt"
 
 
-class Trained(Protocol):
-    """What the loop asks of a model: named loss terms, already weighted; their sum is what falls."""
-
-    def loss(self, batch: Batch, step: int) -> dict[str, Tensor]: ...
+Loss = Callable[[nn.Module, Batch, int], dict[str, Tensor]]
+"""From (model, batch, step) to named loss terms, already weighted; their sum is what falls."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,6 @@ class LoopConfig:
     checkpoint_minutes: float = 5.0
     validate_every: int = 500
     seed: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -68,7 +65,7 @@ class _State:
 class Trainer:
     """A model, its optimiser and its place in the schedule.
 
-    model: an ``nn.Module`` with ``loss`` (see ``Trained``). batches: ``batches(step) -> Batch`` on the CPU.
+    loss: see ``Loss``. batches: ``batches(step) -> Batch`` on the CPU.
     validate: ``validate(model) -> (score, numbers)``, lower is better; the best model is kept by that score.
     out: folder for checkpoints and TensorBoard curves. settings: saved in each checkpoint, a resumed run must match.
     """
@@ -76,6 +73,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
+        loss: Loss,
         loop: LoopConfig,
         batches: Callable[[int], Batch],
         validate: Callable[[nn.Module], tuple[float, dict[str, float]]],
@@ -87,7 +85,7 @@ class Trainer:
         self.model = model.to(device)
         self.averaged = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.optimiser = torch.optim.AdamW(self._groups(), lr=loop.learning_rate, weight_decay=loop.weight_decay)
-        self._batches, self._validate = batches, validate
+        self._loss, self._batches, self._validate = loss, batches, validate
         self.state = _State()
         out.mkdir(parents=True, exist_ok=True)
 
@@ -169,7 +167,7 @@ class Trainer:
                     self.save(LAST)
                     saved = time.monotonic()
                 if late and not done:
-                    log.warning("stopped after %.0f minutes at step %d; run again to go on", self.loop.minutes, self.state.step)
+                    log.warning("stopped at step %d after %.0f minutes", self.state.step, self.loop.minutes)
                     return False
         writer.close()
         return True
@@ -182,7 +180,7 @@ class Trainer:
         batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         half = loop.precision == "bfloat16"
         with torch.autocast(self.device, torch.bfloat16) if half else nullcontext():
-            terms = self.model.loss(batch, step)  # type: ignore[operator]  # Trained, see the class's docstring
+            terms = self._loss(self.model, batch, step)
         total = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(total):
             bad = [name for name, value in terms.items() if not torch.isfinite(value)]

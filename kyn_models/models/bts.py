@@ -68,6 +68,28 @@ class BtsField:
         raw = self.mlp(torch.cat([sample(self.features, uv), code], dim=-1))
         return Density(functional.softplus(raw[..., 0].float()), invalid)
 
+    def along_rays(self, directions: Tensor, z: Tensor) -> Tensor:
+        """Density along rays from the encoding camera's centre: (B, R, 3) camera axes, z = 1 -> (B, R, K).
+
+        z: (B, 1, K) or (1, 1, K) depths, the same for all rays of a view. All samples of a ray project to one pixel
+        and the first layer is linear in [feature, code(u), code(v), code(z')]: exact, and a fraction of the cost.
+        """
+        uv = project(self.k_norm, directions).uv
+        far = 1 / self.z_far
+        nearness = 2 * (1 / z - far) / (1 / self.z_near - far) - 1
+        features, weight = sample(self.features, uv), self.mlp.lin_in.weight
+        across, along = self.code.columns((0, 1)), self.code.columns((2,))
+        start = features.shape[-1]
+        code_uv = self.code(torch.cat([uv, torch.zeros_like(uv[..., :1])], dim=-1))[..., across]
+        code_z = self.code(torch.zeros_like(nearness).unsqueeze(-1).expand(*nearness.shape, 3) + nearness.unsqueeze(-1))
+        pixel = functional.linear(features, weight[:, :start], self.mlp.lin_in.bias)
+        pixel = pixel + functional.linear(code_uv, weight[:, [start + i for i in across]])
+        depth = functional.linear(code_z[..., along], weight[:, [start + i for i in along]])
+        hidden = pixel.unsqueeze(2) + depth
+        for block in self.mlp.blocks:
+            hidden = block(hidden)
+        return functional.softplus(self.mlp.lin_out(functional.relu(hidden))[..., 0].float())
+
     def __call__(self, points: Tensor) -> Tensor:
         """(B, N) density of (B, N, 3) world points."""
         return self.density(points).sigma
@@ -88,9 +110,52 @@ class Bts(nn.Module):
         features = self.encoder(view.image * 0.5 + 0.5)
         return self.field(features, view.k_norm, view.camera_from_world)
 
+    def exportable(self) -> tuple[nn.Module, dict[str, Tensor]]:
+        """The model in two exact pieces for robots: an image network, and the constants of what follows at a point.
+
+        The network takes (1, H, W, 3) uint8 RGB to the (1, h, w, hidden) pre-activations of the point network's first
+        layer without code and bias; the constants are those of ``decoder.npz`` but for the camera.
+        Raises ``ValueError`` for a point network with blocks.
+        """
+        config, mlp = self.config, self.mlp_coarse
+        if config.blocks > 0:
+            raise ValueError(f"export: got a point network with {config.blocks} blocks, expected 0; only torch runs it")
+        constants = {
+            "w_code": mlp.lin_in.weight[:, config.d_out :],
+            "bias": mlp.lin_in.bias,
+            "w_out": mlp.lin_out.weight[0],
+            "b_out": mlp.lin_out.bias[0],
+            "freqs": self.code_xyz.frequencies,
+            "z_near": torch.tensor(config.z_near),
+            "z_far": torch.tensor(config.z_far),
+        }
+        network = PreActivation(self.encoder, mlp.lin_in.weight[:, : config.d_out])
+        return network.eval(), {name: value.detach() for name, value in constants.items()}
+
     def field(self, features: Tensor, k_norm: Tensor, camera_from_world: Tensor) -> BtsField:
         """The field of a feature map that is already there."""
         config = self.config
         return BtsField(
             features, k_norm, camera_from_world, self.code_xyz, self.mlp_coarse, config.z_near, config.z_far
         )
+
+
+class PreActivation(nn.Module):
+    """Image network whose last convolution already holds a linear layer: bilinear sampling commutes with linear maps.
+
+    network: the encoder of a model; linear: (hidden, d_out) weight applied to its features.
+    """
+
+    def __init__(self, network: Monodepth2, linear: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        output = network.decoder.output
+        self.merged = nn.Conv2d(output.in_channels, linear.shape[0], output.kernel_size)  # type: ignore[arg-type]
+        with torch.no_grad():
+            wide = linear.double()
+            self.merged.weight.copy_(torch.einsum("hd,dcij->hcij", wide, output.weight.double()))
+            self.merged.bias.copy_(wide @ output.bias.double())  # type: ignore[union-attr]
+
+    def forward(self, image: Tensor) -> Tensor:
+        trunk = self.network.decoder.trunk(self.network.encoder(image.permute(0, 3, 1, 2).float() / 255))
+        return self.merged(functional.pad(trunk, (1, 1, 1, 1), mode="reflect")).permute(0, 2, 3, 1)

@@ -25,6 +25,11 @@ class PositionalCode(nn.Module):
         """(F,) the distinct frequencies."""
         return self.get_buffer("_freqs").view(-1)[::2]
 
+    def columns(self, axes: tuple[int, ...]) -> list[int]:
+        """Which entries of the code depend on these axes alone."""
+        count = self.size // (1 + 2 * len(self.frequencies))
+        return [group * count + axis for group in range(self.size // count) for axis in axes]
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., axes) to (..., size), in float32 also under autocast."""
         freqs, phases = self.get_buffer("_freqs").view(-1, 1), self.get_buffer("_phases").view(-1, 1)

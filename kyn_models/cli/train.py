@@ -1,0 +1,92 @@
+"""``kyn train``: a configuration file to a model artifact. Stops and goes on where it stopped."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from kyn_models import config as configuration
+from kyn_models.data.street_cache import CacheConfig, StreetCache, build
+from kyn_models.field_training import FieldLossConfig, field_loss, make_batch, validate
+from kyn_models.models.bts import Bts, BtsConfig
+from kyn_models.train import BEST, LoopConfig, Trainer
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole training: model, streets to train and to validate on, loss, loop.
+
+    imagenet: start the encoder from its ImageNet weights. frozen: prefixes of parameters that keep their values.
+    """
+
+    model: BtsConfig
+    streets: CacheConfig = CacheConfig()
+    validation: CacheConfig = CacheConfig(pairs=80, per_street=2, first_seed=900_000, nominal_share=1.0)
+    loss: FieldLossConfig = FieldLossConfig()
+    loop: LoopConfig = LoopConfig()
+    imagenet: bool = True
+    frozen: tuple[str, ...] = field(default=())
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, help="YAML file, such as config/train/bts_streets_lite0.yaml")
+    parser.add_argument("out", type=Path, help="folder for checkpoints, curves and the artifact")
+    parser.add_argument("--streets", type=Path, metavar="DIR", help="folder of the rendered streets (else OUT/streets)")
+    parser.add_argument("--minutes", type=float, help="stop after so long, resumable (else as configured)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (else cpu)")
+
+
+def run(args: argparse.Namespace) -> int:
+    config = configuration.load_yaml(TrainConfig, args.config)
+    if args.minutes is not None:
+        config = replace(config, loop=replace(config.loop, minutes=args.minutes))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    folder = args.streets or args.out / "streets"
+    validation = _streets(folder / "validation", config.validation)
+    training = _streets(folder / "training", config.streets)
+    trainer = make_trainer(config, training, validation, args.out, args.device)
+    if trainer.resume():
+        print(f"going on from step {trainer.state.step}")
+    if not trainer.run():
+        print(f"not finished: the same command goes on from step {trainer.state.step}")
+        return 1
+    from kyn_models.export import artifact_from_checkpoint
+
+    artifact = artifact_from_checkpoint(args.out / BEST, args.out / "artifact", str(args.config))
+    print(f"best model: {artifact.path}, validation score {trainer.state.best:.4f}")
+    return 0
+
+
+def make_trainer(
+    config: TrainConfig, training: StreetCache, validation: StreetCache, out: Path, device: str = "cpu"
+) -> Trainer:
+    """The trainer of a configuration, at step 0."""
+    import torch
+
+    torch.manual_seed(config.loop.seed)
+    model = Bts(config.model)
+    if config.imagenet:
+        model.encoder.encoder.load_imagenet()  # type: ignore[operator,union-attr]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(config.frozen) if config.frozen else True)
+    settings = configuration.to_mapping(config)
+    settings["loop"].pop("minutes")
+    return Trainer(
+        model,
+        lambda model, batch, step: field_loss(model, batch, config.loss),
+        config.loop,
+        lambda step: make_batch(training, config.loss, config.loop.seed, step),
+        lambda model: validate(model, validation),
+        out,
+        settings,
+        device,
+    )
+
+
+def _streets(path: Path, config: CacheConfig) -> StreetCache:
+    from tqdm import tqdm
+
+    with tqdm(total=config.pairs, desc=f"streets in {path}", unit="pair", mininterval=5) as bar:
+        return build(path, config, lambda done: bar.update(done - bar.n))
