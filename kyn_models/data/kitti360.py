@@ -121,6 +121,10 @@ class Kitti360:
         """Rectified pinhole camera at the size of the stored images."""
         return self._intrinsics[camera or self.camera]
 
+    def stereo_offset(self, camera: str) -> float:
+        """P[0, 3] of the rectified pair in pixel metres: 0 for the left camera, -fx * baseline for the right one."""
+        return self._stereo_offset[camera]
+
     def base_from_camera(self, camera: str | None = None) -> Float64Array:
         """(4, 4) mount of the rectified optical frame in base_link."""
         return self._base_from_camera[camera or self.camera]
@@ -149,6 +153,10 @@ class Kitti360:
     def scan(self, frame: int) -> Float32Array:
         """(N, 4) float32 x, y, z in metres and reflectance, in the scanner's axes. Raises by file name."""
         return read_scan(self.scan_path(frame))
+
+    def has_pose(self, frame: int) -> bool:
+        """True where poses.txt has the frame."""
+        return frame in self._world_from_vehicle
 
     def lidar_depth(self, frame: int) -> Float32Array:
         """(height, width) float32 depth truth of the reader's camera from the frame's one scan, NaN unknown."""
@@ -198,12 +206,14 @@ class Kitti360:
         velo_from_camera = transform(np.array(words, dtype=np.float64).reshape(3, 4))
         self._intrinsics: dict[str, Intrinsics] = {}
         self._base_from_camera: dict[str, Float64Array] = {}
+        self._stereo_offset: dict[str, float] = {}
         for camera in CAMERAS:
             projection = entry(perspective, f"P_rect_{camera}", (3, 4), perspective_path)
             width, height = entry(perspective, f"S_rect_{camera}", (2,), perspective_path)
             turn = transform(entry(perspective, f"R_rect_{camera}", (3, 3), perspective_path))
             vehicle_from_raw = transform(entry(mounts, f"image_{camera}", (3, 4), mount_path))
             self._intrinsics[camera] = Intrinsics.from_matrix(projection, int(width), int(height))
+            self._stereo_offset[camera] = float(projection[0, 3])
             self._base_from_camera[camera] = BASE_FROM_VEHICLE @ vehicle_from_raw @ inverse(turn)
             if camera == "00":
                 self._base_from_velo = BASE_FROM_VEHICLE @ vehicle_from_raw @ inverse(velo_from_camera)
