@@ -1,7 +1,6 @@
 """Launch, RViz and Nav2 files against the code, without a ROS 2 installation: every name in them exists.
 
-Where the ``launch`` package is importable (a ROS 2 installation), the launch files are also parsed by it and the node is
-started through them.
+Where ``launch`` is importable (a ROS 2 installation), it also parses the launch files and starts the node with them.
 """
 
 from __future__ import annotations

@@ -55,13 +55,16 @@ class Parser(argparse.ArgumentParser):
     """argparse whose errors are two lines: what is wrong, and the short usage."""
 
     def error(self, message: str) -> NoReturn:
-        required = [
-            action.metavar or (f"{{{','.join(action.choices)}}}" if action.choices else action.dest)
-            for action in self._actions
-            if action.required and not action.option_strings
-        ]
-        usage = " ".join([self.prog, "[options]", *map(str, required)])
+        usage = " ".join([self.prog, "[options]", *(_shown(action) for action in self._actions if action.required)])
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\nusage: {usage}; more in `{self.prog} --help`\n")
+
+
+def _shown(action: argparse.Action) -> str:
+    """A required argument as in a usage line."""
+    value = action.metavar or (f"{{{','.join(action.choices)}}}" if action.choices else action.dest)
+    if not action.option_strings:
+        return str(value)
+    return f"{action.option_strings[0]} {value if action.metavar else str(value).upper()}"
 
 
 def main(argv: Sequence[str] | None = None, commands: Mapping[str, tuple[str, str]] = COMMANDS) -> int:

@@ -1,0 +1,224 @@
+"""Every subcommand's manners: help, no argument, a missing path, a wrong artifact. In-process, so a traceback fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from kyn_models import __version__, cli
+from kyn_ros.cli import COMMANDS, ROS_COMMANDS, main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+RUNS_WITHOUT_ARGUMENTS = {"doctor", "demo", "node"}
+"""These do their whole job without arguments; other tests run them."""
+
+MISSING_PATH = {
+    "doctor": ["--model", "nowhere"],
+    "image": ["nowhere.png"],
+    "synth": ["file/below/a/file"],
+    "import": ["bts", "nowhere.pth", "out"],
+    "export": ["nowhere"],
+    "train": ["nowhere.yaml"],
+    "eval": ["depth", "--data", "nowhere"],
+    "demo": ["--data", "nowhere"],
+    "play": ["nowhere"],
+    "node": ["--params-file", "nowhere.yaml"],
+    "bag": ["nowhere", "out"],
+}
+WRONG_ARTIFACT = {
+    "doctor": ["--model", "{artifact}"],
+    "image": ["{photo}", "--model", "{artifact}"],
+    "export": ["{artifact}"],
+    "eval": ["depth", "--data", "{data}", "--model", "{artifact}"],
+    "demo": ["--model", "{artifact}"],
+    "node": ["--model", "{artifact}"],
+}
+ANSWERS_NO = {"doctor"}
+"""A missing model is what these report: exit code 1, and the report on standard output."""
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def kyn(capsys, monkeypatch, tmp_path):
+    """Run ``kyn`` with words in an empty folder. Anything but an exit code (a traceback, that is) fails the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KYN_DEBUG", raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    Path("file").write_text("a file, not a folder")
+
+    def run(*words: str) -> Answer:
+        capsys.readouterr()
+        try:
+            code = main(words)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Answer(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def places(tmp_path) -> dict[str, str]:
+    """Inputs that are right, and an artifact folder whose manifest belongs to something else."""
+    artifact, data, photo = tmp_path / "artifact", tmp_path / "data", tmp_path / "photo.png"
+    artifact.mkdir()
+    (artifact / "artifact.json").write_text(json.dumps({"format": 1, "family": "something else", "config": {}}))
+    data.mkdir()
+    import cv2
+    import numpy as np
+
+    cv2.imwrite(str(photo), np.zeros((40, 60, 3), np.uint8))
+    return {"artifact": str(artifact), "data": str(data), "photo": str(photo)}
+
+
+def assert_user_error(answer: Answer, command: str) -> None:
+    assert answer.code == 2, answer
+    lines = answer.err.strip().splitlines()
+    assert 1 <= len(lines) <= 3, answer.err
+    assert lines[0].startswith(f"kyn {command}: "), answer.err
+    assert "Traceback" not in answer.err + answer.out
+
+
+def test_tables_cover_every_command():
+    assert set(MISSING_PATH) == set(COMMANDS)
+    assert set(WRONG_ARTIFACT) <= set(COMMANDS)
+    assert set(ROS_COMMANDS) | set(cli.COMMANDS) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(kyn, command):
+    answer = kyn(command, "--help")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith(f"usage: kyn {command}")
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - RUNS_WITHOUT_ARGUMENTS))
+def test_no_argument_gives_the_short_usage(kyn, command):
+    answer = kyn(command)
+    assert_user_error(answer, command)
+    assert "--help" in answer.err
+
+
+@pytest.mark.parametrize("command", MISSING_PATH)
+def test_missing_path_is_named(kyn, command):
+    answer = kyn(command, *MISSING_PATH[command])
+    if command in ANSWERS_NO:
+        assert (answer.code, answer.err) == (1, "")
+    else:
+        assert_user_error(answer, command)
+    assert "nowhere" in answer.out + answer.err or "file" in answer.err
+
+
+@pytest.mark.parametrize("command", WRONG_ARTIFACT)
+def test_wrong_artifact_is_refused(kyn, places, command):
+    answer = kyn(command, *(word.format(**places) for word in WRONG_ARTIFACT[command]))
+    if command in ANSWERS_NO:
+        assert (answer.code, answer.err) == (1, "")
+    else:
+        assert_user_error(answer, command)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_unknown_option(kyn, command):
+    answer = kyn(command, "--no-such-option")
+    assert answer.code == 2
+    assert len(answer.err.strip().splitlines()) <= 3
+
+
+def test_kyn_help_lists_every_command_with_one_line(kyn):
+    answer = kyn("--help")
+    assert answer.code == 0
+    listed = [line.split()[0] for line in answer.out.splitlines() if line.startswith("    ") and line.strip()]
+    assert listed == list(COMMANDS)
+
+
+def test_version(kyn):
+    assert kyn("--version").out == f"kyn {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["no-such-command"]])
+def test_kyn_without_a_command(kyn, words):
+    answer = kyn(*words)
+    assert answer.code == 2
+    assert answer.err.startswith("kyn: ") and len(answer.err.strip().splitlines()) <= 3
+
+
+class TestWhatACommandRaises:
+    """A command module of its own, on the path, that raises what its argument says."""
+
+    @pytest.fixture
+    def raising(self, tmp_path, monkeypatch, capsys):
+        (tmp_path / "raising_command.py").write_text(
+            "import errno\n"
+            "ERRORS = {\n"
+            "    'value': ValueError('first line\\nsecond line'),\n"
+            "    'missing': FileNotFoundError(errno.ENOENT, 'No such file or directory', 'x.yaml'),\n"
+            "    'library': ModuleNotFoundError('', name='openvino.runtime'),\n"
+            "    'interrupt': KeyboardInterrupt(),\n"
+            "    'pipe': BrokenPipeError(),\n"
+            "    'bug': TypeError('a bug'),\n"
+            "}\n"
+            "def add_arguments(parser):\n"
+            "    parser.add_argument('what')\n"
+            "def run(args):\n"
+            "    raise ERRORS[args.what]\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delenv("KYN_DEBUG", raising=False)
+        monkeypatch.setattr(sys, "stdout", sys.stdout)
+
+        def run(what: str) -> tuple[int, str]:
+            code = cli.main(["raising", what], {"raising": ("raising_command", "raises")})
+            return code, capsys.readouterr().err
+
+        return run
+
+    def test_user_errors_are_one_line(self, raising):
+        assert raising("value") == (2, "kyn raising: first line second line\n")
+        assert raising("missing") == (2, "kyn raising: x.yaml: no such file or directory\n")
+
+    def test_missing_library_says_how_to_get_it(self, raising):
+        code, text = raising("library")
+        assert code == 2 and "pip install 'kyn[openvino]'" in text
+
+    def test_interrupt_and_broken_pipe(self, raising):
+        assert raising("interrupt") == (130, "")
+        assert raising("pipe") == (0, "")
+
+    def test_a_bug_is_not_hidden(self, raising):
+        with pytest.raises(TypeError, match="a bug"):
+            raising("bug")
+
+    def test_debug_shows_the_traceback(self, raising, monkeypatch):
+        monkeypatch.setenv("KYN_DEBUG", "1")
+        with pytest.raises(ValueError, match="first line"):
+            raising("value")
+
+
+def test_doctor_reports_every_library_and_says_what_to_do(kyn):
+    answer = kyn("doctor", "--json", "--model", "nowhere")
+    report = json.loads(answer.out)
+    status = {check["name"]: check["status"] for check in report["checks"]}
+    assert {"python", "numpy", "cv2", "model", "openvino", "onnxruntime", "torch", "rclpy", "kyn.msg"} <= set(status)
+    assert status["python"] == "ok" and status["model"] == "gap"
+    assert answer.code == 1 and not any(report["jobs"].values())
+
+
+def test_as_a_process_without_a_traceback(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "kyn_ros.cli", "image", "nowhere.png"]
+    answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 2
+    assert answer.stderr == "kyn image: nowhere.png: no such file, expected a photo\n"
