@@ -58,7 +58,7 @@ class Decoder(nn.Module):
     @property
     def output(self) -> nn.Conv2d:
         """The last convolution, without activation (its padding is reflection by one pixel)."""
-        return self.decoder[self._output].conv  # type: ignore[union-attr,return-value]
+        return self.decoder[self._output].conv
 
     def trunk(self, features: list[Tensor]) -> Tensor:
         """Everything before the output convolution."""

@@ -1,0 +1,87 @@
+"""The model as it is written in torch, without any rewrite: the reference, and the fallback everywhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kyn_models.artifact import Artifact
+from kyn_models.geometry import View
+from kyn_models.models.loading import load_model
+from kyn_models.render import FieldLike, query, render, surface_depth, z_samples
+from kyn_models.runtimes.queries import SAMPLES_PER_RAY, PointQuery, Query, RayQuery, Step, StepOutput
+from kyn_models.types import Float32Array, UInt8Array
+
+RAYS_AT_ONCE = 2048
+"""Rays whose samples are held at once, 64 each."""
+
+
+def load(artifact: Artifact, device: str) -> PlainTorch:
+    """The model on ``device`` ("cpu" or "cuda"). Raises ``RuntimeError`` if that device cannot be used."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("torch finds no CUDA device here; use runtime torch on the CPU, openvino or onnxruntime")
+    return PlainTorch(artifact, device)
+
+
+class PlainTorch:
+    """A runtime that encodes the image and asks the field, ray by ray and point by point."""
+
+    name = "torch"
+    precision = "float32"
+
+    def __init__(self, artifact: Artifact, device: str) -> None:
+        self._device = torch.device(device)
+        self._model: nn.Module = load_model(artifact).to(self._device)
+        self._k_norm = torch.tensor(artifact.camera.k_norm, dtype=torch.float32, device=self._device)[None]
+        self._z = z_samples(artifact.manifest.z_near, artifact.manifest.z_far, SAMPLES_PER_RAY).to(self._device)
+        self._image_shape = (artifact.camera.height, artifact.camera.width, 3)
+
+    def prepare(self, queries: Mapping[str, Query]) -> Step:
+        """Move all queries to the device and run everything once."""
+        tensors = {name: self._tensor(query) for name, query in queries.items()}
+
+        def step(image: UInt8Array, wanted: frozenset[str]) -> StepOutput:
+            start = time.perf_counter()
+            # TF32 would round convolutions to 10 bits; this runtime is the reference.
+            with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                field = self._encode(image)
+                self._wait()
+                stages = {"encode": (time.perf_counter() - start) * 1e3}
+                arrays = {}
+                for name in sorted(wanted):
+                    start = time.perf_counter()
+                    arrays[name] = self._answer(field, queries[name], tensors[name]).cpu().numpy()
+                    stages[name] = (time.perf_counter() - start) * 1e3
+            return StepOutput(arrays, stages)
+
+        if self._device.type == "cuda":
+            step(np.zeros(self._image_shape, dtype=np.uint8), frozenset(queries))
+        return step
+
+    def _tensor(self, query: Query) -> Tensor:
+        values: Float32Array = query.directions if isinstance(query, RayQuery) else query.points
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(self._device)
+
+    def _encode(self, image: UInt8Array) -> FieldLike:
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
+        normalised = pixels.permute(2, 0, 1)[None].float() / 255 * 2 - 1
+        here = torch.eye(4, device=self._device)[None]
+        return self._model.condition(View(normalised, self._k_norm, here))
+
+    def _answer(self, field: FieldLike, asked: Query, values: Tensor) -> Tensor:
+        if isinstance(asked, PointQuery):
+            return query(field, values[None])[0]
+        directions = values.reshape(-1, 3)
+        depth = [
+            surface_depth(render(field, torch.zeros_like(rays)[None], rays[None], self._z), self._z)[0]
+            for rays in directions.split(RAYS_AT_ONCE)
+        ]
+        return torch.cat(depth).view(values.shape[:2])
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)

@@ -1,0 +1,39 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def _shared(name: str) -> Path:
+    folder = (ROOT / os.environ.get("KYN_TEST_DATA", "../shared") / name).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no test data at {folder}; KYN_TEST_DATA names the folder that holds data/ and golden/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with real frames: kitti360/, kitti_raw/, kitti_odometry/. Never shipped."""
+    return _shared("data")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder with the authors' inputs and outputs, one folder per system."""
+    return _shared("golden")
+
+
+@pytest.fixture(scope="session")
+def tiny_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a complete small artifact with name-seeded weights. Copy it before changing it."""
+    for library in ("torch", "safetensors", "onnx", "onnxscript"):
+        pytest.importorskip(library, reason="making an artifact needs the train extra")
+    from artifacts import write_tiny_artifact
+
+    return write_tiny_artifact(tmp_path_factory.mktemp("artifact") / "tiny").path
