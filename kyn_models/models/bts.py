@@ -132,55 +132,12 @@ class Bts(nn.Module):
         network = PreActivation(self.encoder, mlp.lin_in.weight[:, : config.d_out])
         return network.eval(), {name: value.detach() for name, value in constants.items()}
 
-    def exportable(self) -> tuple[nn.Module, dict[str, Tensor]]:
-        """The model in two exact pieces for robots: an image network, and the constants of what follows at a point.
-
-        The network takes (1, H, W, 3) uint8 RGB to the (1, h, w, hidden) pre-activations of the point network's first
-        layer without code and bias; the constants are those of ``decoder.npz`` but for the camera.
-        Raises ``ValueError`` for a point network with blocks.
-        """
-        config, mlp = self.config, self.mlp_coarse
-        if config.blocks > 0:
-            raise ValueError(f"export: got a point network with {config.blocks} blocks, expected 0; only torch runs it")
-        constants = {
-            "w_code": mlp.lin_in.weight[:, config.d_out :],
-            "bias": mlp.lin_in.bias,
-            "w_out": mlp.lin_out.weight[0],
-            "b_out": mlp.lin_out.bias[0],
-            "freqs": self.code_xyz.frequencies,
-            "z_near": torch.tensor(config.z_near),
-            "z_far": torch.tensor(config.z_far),
-        }
-        network = PreActivation(self.encoder, mlp.lin_in.weight[:, : config.d_out])
-        return network.eval(), {name: value.detach() for name, value in constants.items()}
-
     def field(self, features: Tensor, k_norm: Tensor, camera_from_world: Tensor) -> BtsField:
         """The field of a feature map that is already there."""
         config = self.config
         return BtsField(
             features, k_norm, camera_from_world, self.code_xyz, self.mlp_coarse, config.z_near, config.z_far
         )
-
-
-class PreActivation(nn.Module):
-    """Image network whose last convolution already holds a linear layer: bilinear sampling commutes with linear maps.
-
-    network: the encoder of a model; linear: (hidden, d_out) weight applied to its features.
-    """
-
-    def __init__(self, network: Monodepth2, linear: Tensor) -> None:
-        super().__init__()
-        self.network = network
-        output = network.decoder.output
-        self.merged = nn.Conv2d(output.in_channels, linear.shape[0], output.kernel_size)  # type: ignore[arg-type]
-        with torch.no_grad():
-            wide = linear.double()
-            self.merged.weight.copy_(torch.einsum("hd,dcij->hcij", wide, output.weight.double()))
-            self.merged.bias.copy_(wide @ output.bias.double())  # type: ignore[union-attr]
-
-    def forward(self, image: Tensor) -> Tensor:
-        trunk = self.network.decoder.trunk(self.network.encoder(image.permute(0, 3, 1, 2).float() / 255))
-        return self.merged(functional.pad(trunk, (1, 1, 1, 1), mode="reflect")).permute(0, 2, 3, 1)
 
 
 class PreActivation(nn.Module):
