@@ -6,7 +6,8 @@ function. Scores are computed per frame and averaged over frames; a frame withou
 Occupancy (Know Your Neighbors, CVPR 2024): ``kyn_models.data.lidar_occupancy`` with the evaluator's 5 degree tilt, the
 model's density above 0.5 is occupied; once over the whole slice and once after the far cut. Depth: one scan (or
 annotated depth), nearest return per pixel of the full image, the prediction sampled there, 3 to 80 m, Inf and NaN
-scored as 80 m and counted, no crop, no scaling.
+scored as 80 m and counted, no crop, no scaling. Of other data sets, whose camera is warped to the model's, the pixels
+that lie outside the model's image are left out and counted; of KITTI-360 there are none.
 """
 
 from __future__ import annotations
@@ -77,10 +78,11 @@ class OccupancyRow(NamedTuple):
 
 
 class DepthRow(NamedTuple):
-    """Scores of one frame."""
+    """Scores of one frame. outside: truth pixels left out because the answer's image does not show them."""
 
     frame: str
     scores: DepthScores
+    outside: int
 
 
 def camera_grid() -> Float32Array:
@@ -174,18 +176,20 @@ def kitti360_depth_samples(drive: Kitti360, frames: Sequence[int]) -> Iterator[S
     return (replace(drive.sample(frame), depth_m=drive.lidar_depth(frame)) for frame in frames)
 
 
-def sample_depth(depth_m: np.ndarray, camera: Intrinsics, wanted: Intrinsics) -> Float32Array:
-    """(wanted.height, wanted.width) float32: ``depth_m`` of ``camera`` seen at the pixel centres of ``wanted``.
+def sample_depth(depth_m: np.ndarray, camera: Intrinsics, wanted: Intrinsics) -> tuple[Float32Array, np.ndarray]:
+    """``depth_m`` of ``camera`` at the pixel centres of ``wanted`` (same optical frame), and where it has pixels.
 
-    Both have the same optical frame. Nearest pixel, so Inf and NaN never mix into others; NaN outside the image.
+    Returns (wanted.height, wanted.width) float32 and bool; outside the image NaN and False. Nearest pixel, so Inf and
+    NaN never mix into others.
     """
     columns = np.rint((np.arange(wanted.width) - wanted.cx) * (camera.fx / wanted.fx) + camera.cx).astype(np.int64)
     rows = np.rint((np.arange(wanted.height) - wanted.cy) * (camera.fy / wanted.fy) + camera.cy).astype(np.int64)
     inside_columns = (columns >= 0) & (columns < camera.width)
     inside_rows = (rows >= 0) & (rows < camera.height)
-    sampled = np.full((wanted.height, wanted.width), np.nan, dtype=np.float32)
-    sampled[np.ix_(inside_rows, inside_columns)] = depth_m[np.ix_(rows[inside_rows], columns[inside_columns])]
-    return sampled
+    inside = inside_rows[:, None] & inside_columns[None, :]
+    sampled = np.full(inside.shape, np.nan, dtype=np.float32)
+    sampled[inside] = depth_m[np.ix_(rows[inside_rows], columns[inside_columns])].ravel()
+    return sampled, inside
 
 
 def evaluate_depth(
@@ -205,8 +209,10 @@ def evaluate_depth(
         if sample.depth_m is None:
             raise ValueError(f"{sample.name}: got no depth_m, expected a sample with depth truth")
         predicted, camera = model.depth(shown(index) if shown else sample)
-        at_truth = sample_depth(predicted, camera, sample.observation.key.intrinsics)
-        rows.append(DepthRow(sample.name, depth_scores(at_truth, sample.depth_m)))
+        at_truth, inside = sample_depth(predicted, camera, sample.observation.key.intrinsics)
+        truth = np.where(inside, sample.depth_m, np.float32(np.nan))
+        outside = int(np.count_nonzero(~np.isnan(sample.depth_m)) - np.count_nonzero(~np.isnan(truth)))
+        rows.append(DepthRow(sample.name, depth_scores(at_truth, truth), outside))
         if progress:
             progress(index + 1, total, sample.name)
     return rows

@@ -92,12 +92,28 @@ def test_depth_is_sampled_by_rays_and_never_mixed() -> None:
     small = wanted.resized(10, 5)
     depth = np.arange(50, dtype=np.float32).reshape(5, 10)
     depth[2, 3] = np.inf
-    sampled = evaluate.sample_depth(depth, small, wanted)
-    assert sampled.shape == (10, 20) and set(np.unique(sampled)) <= set(np.unique(depth))
+    sampled, inside = evaluate.sample_depth(depth, small, wanted)
+    assert inside.all() and sampled.shape == (10, 20) and set(np.unique(sampled)) <= set(np.unique(depth))
     assert np.isinf(sampled[5, 7]) and sampled[0, 0] == 0 and sampled[9, 19] == 49
     narrow = replace(wanted, width=10, cx=4.5)
-    sampled = evaluate.sample_depth(np.ones((10, 10), np.float32), narrow, wanted)
+    sampled, inside = evaluate.sample_depth(np.ones((10, 10), np.float32), narrow, wanted)
+    assert not inside[:, :4].any() and inside[:, 6:14].all()
     assert np.isnan(sampled[:, :4]).all() and (sampled[:, 6:14] == 1).all()
+
+
+def test_pixels_outside_the_answers_image_are_left_out_and_counted(drive: Kitti360) -> None:
+    class Narrow(Oracle):
+        def depth(self, sample: Sample) -> tuple[Float32Array, Intrinsics]:
+            depth, k = super().depth(sample)
+            return depth[:, 16:48], replace(k, width=32, cx=k.cx - 16)
+
+    truth = next(evaluate.kitti360_depth_samples(drive, [5]))
+    (row,) = evaluate.evaluate_depth(Narrow(drive), [truth])
+    assert truth.depth_m is not None
+    left_out = np.isfinite(truth.depth_m)
+    left_out[:, 16:48] = False
+    assert row.outside == np.count_nonzero(left_out) > 0
+    assert row.scores.abs_rel == 0 and row.scores.capped == 0
 
 
 def test_depth_without_truth_is_refused(drive: Kitti360) -> None:

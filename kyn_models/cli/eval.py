@@ -118,18 +118,24 @@ def _depth(args: argparse.Namespace, model: Model, name: str) -> None:
     box = best_box_street(samples[index] for index in order)
     box_rows = evaluate.evaluate_depth(box, (samples[index] for index in order))
     print(f"depth, {len(samples)} frames, 3 to 80 m, no crop, no scaling")
-    columns = [*DepthScores._fields[:7], "pixels", "Inf/NaN", "NaN frames"]
+    columns = [*DepthScores._fields[:7], "pixels", "Inf/NaN", "outside", "NaN frames"]
     table = []
     for label, answer_rows in (
         (name + (", images of other frames" if args.other_images else ""), rows),
         (f"box street in hindsight, walls at {box.half_width_m:g} m", box_rows),
     ):
         mean, nothing = evaluate.mean_depth(answer_rows)
-        table.append((label, [*_numbers(mean[:7]), str(mean.pixels), str(mean.capped), str(nothing)]))
+        outside = sum(row.outside for row in answer_rows)
+        table.append((label, [*_numbers(mean[:7]), *map(str, (mean.pixels, mean.capped, outside, nothing))]))
     print_table(columns, table)
-    print("sq_rel and rmse in metres; Inf/NaN: predictions without a finite depth, scored as 80 m")
+    print("sq_rel and rmse in metres; Inf/NaN: predictions without a finite depth, scored as 80 m;")
+    print("outside: pixels that the model's image does not show, left out")
     if args.csv:
-        _write_csv(args.csv, ["frame", *DepthScores._fields], ([row.frame, *row.scores] for row in rows))
+        _write_csv(
+            args.csv,
+            ["frame", *DepthScores._fields, "outside"],
+            ([row.frame, *row.scores, row.outside] for row in rows),
+        )
 
 
 class _Kitti360Depth:
