@@ -124,8 +124,8 @@ def _grid_legend(height: int) -> UInt8Array:
 def height_colours(heights_m: np.ndarray, low_m: float = -0.4, high_m: float = 2.8) -> UInt8Array:
     """(N,) heights to (N, 3) uint8 RGB, violet low, yellow high."""
     level = np.rint(255 * np.clip((heights_m - low_m) / (high_m - low_m), 0, 1)).astype(np.uint8)
-    colours = cv2.applyColorMap(level.reshape(-1, 1), cv2.COLORMAP_VIRIDIS).reshape(-1, 3)
-    return np.ascontiguousarray(colours[:, ::-1])
+    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_VIRIDIS).reshape(256, 3)
+    return np.ascontiguousarray(table[level, ::-1])
 
 
 def orbit_camera(spec: VoxelGridSpec, width: int, height: int) -> tuple[Intrinsics, np.ndarray]:

@@ -69,11 +69,20 @@ def _synthetic_drive(path: Path, frames: int) -> Path:
     mark = path / "complete"
     if mark.is_file() and mark.read_text() == str(frames):
         return path
-    from kyn_models.cli.synth import write_drive
+    from kyn_models.data.street_writer import write_kitti360
+    from kyn_models.data.streets import StreetOptions, make_street
 
     shutil.rmtree(path, ignore_errors=True)
     print(f"no DATA given: making a synthetic drive of {frames} frames in {path}")
-    write_drive(path, frames=frames, seed=SYNTHETIC_SEED)
+    street = make_street(SYNTHETIC_SEED, StreetOptions(drive_m=max(60.0, 1.2 * frames + 1)))
+    write_kitti360(
+        [street],
+        path,
+        frames,
+        truth=False,
+        progress=lambda drive, done, of: print(f"\r  frame {done} of {of}", end="", flush=True),
+    )
+    print()
     mark.write_text(str(frames))
     return path
 
