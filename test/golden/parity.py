@@ -1,0 +1,255 @@
+"""Compare with the authors' own outputs: python test/golden/parity.py DIR [--salt S]
+
+DIR holds one folder per system with cases (``*.npz``) and, for networks, the official names (``state_dict.json``). Each
+network is filled from those names alone, so that equal outputs mean that official checkpoints behave as published.
+Systems that are not built yet are listed. Exit code 0 only if at least one case ran and all of them agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from kyn_models import metrics  # noqa: E402
+from kyn_models.data.lidar_occupancy import occupancy_truth, protocol_grid  # noqa: E402
+from kyn_models.geometry import View, sample_colours, unproject  # noqa: E402
+from kyn_models.models import FAMILIES  # noqa: E402
+from kyn_models.models.bts import Bts, BtsConfig  # noqa: E402
+from kyn_models.render import ray_points, render, z_samples  # noqa: E402
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Allowed(NamedTuple):
+    """How far an output may be off: ``absolute + relative * |expected|`` in all but the share ``exempt`` of entries."""
+
+    absolute: float
+    relative: float = 0.0
+    exempt: float = 0.0
+
+    def __str__(self) -> str:
+        text = f"{self.absolute:g}"
+        text += f" + {self.relative:g} rel" if self.relative else ""
+        return text + (f" ({1 - self.exempt:.1%} of cells)" if self.exempt else "")
+
+
+class Result(NamedTuple):
+    """One compared array. error: the largest difference, NaN where the arrays cannot be compared."""
+
+    name: str
+    error: float
+    allowed: Allowed
+    ok: bool
+    remark: str = ""
+
+
+class Case(NamedTuple):
+    """What is given, and how far each output may be off. inputs: names of the arrays that are not outputs."""
+
+    inputs: frozenset[str]
+    outputs: Callable[[Arrays, str, Path, str], Arrays]
+    allowed: Callable[[str, str], Allowed]
+
+
+def seeded(name: str, shape: tuple[int, ...], salt: str = "") -> np.ndarray:
+    """The float32 tensor that a weight's name stands for (rule of the golden cases)."""
+    rng = np.random.Generator(np.random.PCG64(zlib.crc32((name + salt).encode())))
+    values = rng.standard_normal(shape, dtype=np.float32)
+    last = name.rsplit(".", 1)[-1]
+    if last == "running_var":
+        return 1 + np.float32(0.1) * np.abs(values)
+    if last in ("running_mean", "bias"):
+        return np.float32(0.05) * values
+    if len(shape) >= 2:
+        return values * np.float32(np.sqrt(1 / np.prod(shape[1:])))
+    return 1 + np.float32(0.1) * values
+
+
+def fill(model: nn.Module, manifest: Path, kept: str, salt: str) -> None:
+    """Fill a model from its official names; ``kept`` prefixes and integers stay as the constructor made them.
+
+    Raises ``ValueError`` if the model's names, shapes or types are not exactly the official ones.
+    """
+    official = {name: (tuple(shape), dtype) for name, (shape, dtype) in json.loads(manifest.read_text()).items()}
+    state = model.state_dict()
+    own = {name: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in state.items()}
+    if own != official:
+        differing = sorted({name for name, _ in own.items() ^ official.items()})
+        raise ValueError(f"{manifest}: got other tensors in the model, expected the official ones: {differing[:4]}")
+    with torch.no_grad():
+        for name, tensor in state.items():
+            if tensor.is_floating_point() and not name.startswith(kept):
+                tensor.copy_(torch.from_numpy(np.asarray(seeded(name, tuple(tensor.shape), salt))))
+
+
+def tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None]
+
+
+def bts_outputs(case: Arrays, name: str, folder: Path, salt: str) -> Arrays:
+    """Behind the Scenes: features, the field at points, and rays composited with view 0 as the only colour source."""
+    model = Bts(BtsConfig()).eval()
+    fill(model, folder / "state_dict.json", "code_xyz.", salt)
+    if name == "case1":
+        nn.init.constant_(model.mlp_coarse.lin_out.bias, -4.0)
+    k_norm = tensor(case["K_norm"])
+    views = [
+        View(tensor(image.transpose(2, 0, 1)) / 255 * 2 - 1, k_norm, torch.linalg.inv(tensor(pose)))
+        for image, pose in zip((case["image"], case["image_render1"]), case["poses_c2w"], strict=True)
+    ]
+    points, rays, z = tensor(case["query_xyz"]), tensor(case["rays"]), torch.from_numpy(case["z_samples"])
+    origins, directions = rays[..., :3], rays[..., 3:6]
+    with torch.inference_mode():
+        field = model.condition(views[0])
+        sigma, outside = field.density(points)
+        colours, unseen = sample_colours(views, points)
+        weights = render(field, origins, directions, z).weights
+        ray_colours, _ = sample_colours(views[:1], ray_points(origins, directions, z))
+    rows, columns = case["feature_pixels_yx"].T
+    return {
+        "features": field.features[0, :, rows, columns].T.numpy(),
+        "sigma": sigma[0, :, None].numpy(),
+        "invalid": (unseen | outside.unsqueeze(-1))[0].float().numpy(),
+        "rgb": colours[0].flatten(1).numpy(),
+        "rays": _image_rays(case),
+        "z_samples": z_samples(model.config.z_near, model.config.z_far, len(z)).numpy(),
+        "ray_weights": weights[0].numpy(),
+        "ray_depth": (weights * z).sum(-1)[0].numpy(),
+        "ray_rgb": (weights.unsqueeze(-1) * ray_colours.view(*weights.shape, 3)).sum(-2)[0].numpy(),
+    }
+
+
+def _image_rays(case: Arrays) -> np.ndarray:
+    """The published grid through pixel corners: linspace over -1..1 in both directions."""
+    rows, columns = case["image"].shape[:2]
+    v, u = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
+    uv = torch.stack([u, v], dim=-1).view(1, -1, 2)[:, case["ray_ids"]]
+    pose = case["poses_c2w"][0]
+    directions = unproject(tensor(case["K_norm"]), uv, torch.ones(1, uv.shape[1]))[0].numpy() @ pose[:3, :3].T
+    range_m = np.broadcast_to(case["rays"][:1, 6:], (len(directions), 2))
+    return np.concatenate([np.broadcast_to(pose[:3, 3], directions.shape), directions, range_m], axis=1)
+
+
+def bts_allowed(case: str, array: str) -> Allowed:
+    """1e-4; relative too for the turned second view, whose densities near the camera are large; float16 weights."""
+    if array == "ray_weights":
+        return Allowed(1e-4, 2**-11)
+    return Allowed(1e-4, 1e-4 if case == "case2" else 0.0)
+
+
+def occupancy_outputs(case: Arrays, name: str, folder: Path, salt: str) -> Arrays:
+    """The lidar protocol's masks, and the published scores of a prediction."""
+    ranges = {key: tuple(case[key].tolist()) for key in ("x_range", "y_range", "z_range")}
+    ppm = int(case["ppm"])
+    truth = occupancy_truth(list(case["points_velo"]), case["velo_to_world"], case["grid_xyz"], ppm=ppm, **ranges)
+    # The scores rest on the published masks, so that one differing cell does not count twice.
+    masks = case["occupied"], case["visible"]
+    cut = metrics.far_cut_row(case["visible"])
+    return {
+        "grid_xyz": protocol_grid(ppm=ppm, **ranges),
+        "occupied": truth.occupied,
+        "visible": truth.visible,
+        "scene_scores": np.array(metrics.occupancy_scores(case["predicted"], *masks)),
+        "object_scores": np.array(metrics.object_scores(case["predicted"], *masks, case["object_map"])),
+        "scene_scores_far_cut": np.array(metrics.far_cut_scores(case["predicted"], *masks)),
+        "far_cut_row": np.array(-1 if cut is None else cut),
+    }
+
+
+def occupancy_allowed(case: str, array: str) -> Allowed:
+    """Masks: 99.9 % of cells. Scores: 1e-3. The grid: its decimals. The row: exactly."""
+    if array in ("occupied", "visible"):
+        return Allowed(0.0, exempt=1e-3)
+    return Allowed({"grid_xyz": 1e-5, "far_cut_row": 0.0}.get(array, 1e-3))
+
+
+SYSTEMS = {
+    "bts": Case(
+        frozenset({"image", "image_render1", "K_norm", "poses_c2w", "query_xyz", "feature_pixels_yx", "ray_ids"}),
+        bts_outputs,
+        bts_allowed,
+    ),
+    "occupancy_metric": Case(
+        frozenset({"points_velo", "velo_to_world", "x_range", "y_range", "z_range", "ppm", "predicted", "object_map"}),
+        occupancy_outputs,
+        occupancy_allowed,
+    ),
+}
+EXISTING = {"occupancy_metric", *FAMILIES}
+
+
+def compare(name: str, expected: np.ndarray, got: np.ndarray | None, allowed: Allowed) -> Result:
+    """One output array against the authors'."""
+    if got is None:
+        return Result(name, np.nan, allowed, False, "not computed")
+    if got.shape != expected.shape:
+        return Result(name, np.nan, allowed, False, f"shape {got.shape}, expected {expected.shape}")
+    if not expected.size:
+        return Result(name, np.nan, allowed, False, "no values")
+    difference = np.abs(got.astype(np.float64) - expected.astype(np.float64))
+    limit = allowed.absolute + allowed.relative * np.abs(expected.astype(np.float64))
+    over = ~(difference <= limit)  # NaN is over
+    ok = np.count_nonzero(over) <= allowed.exempt * over.size and bool(np.isfinite(difference).all())
+    remark = f"{np.count_nonzero(over)} of {over.size} over" if over.any() else ""
+    return Result(name, float(difference.max()), allowed, ok, remark)
+
+
+def compare_case(system: str, path: Path, salt: str) -> Iterator[Result]:
+    """All outputs of one case; a case that cannot be run is one failed result."""
+    case = SYSTEMS[system]
+    label = f"{system}/{path.stem}"
+    try:
+        with np.load(path) as stored:
+            arrays = dict(stored)
+        got = case.outputs(arrays, path.stem, path.parent, salt)
+    except (KeyError, ValueError, OSError, RuntimeError) as error:
+        yield Result(label, np.nan, Allowed(0.0), False, f"{type(error).__name__}: {error}")
+        return
+    for array in sorted((arrays.keys() | got.keys()) - case.inputs):
+        if array not in arrays:
+            yield Result(f"{label} {array}", np.nan, case.allowed(path.stem, array), False, "missing in the case")
+        else:
+            allowed = case.allowed(path.stem, array)
+            yield compare(f"{label} {array}", arrays[array], got.get(array), allowed)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run every case below a folder and print one line per output array."""
+    parser = argparse.ArgumentParser(description="Compare with the authors' own outputs.")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="folder with one folder per system")
+    parser.add_argument("--salt", default="", help="appended to each weight's name before it is hashed")
+    args = parser.parse_args(argv)
+    if not args.directory.is_dir():
+        parser.error(f"{args.directory}: no such folder, expected one with a folder per system")
+    results: list[Result] = []
+    for folder in sorted(path for path in args.directory.iterdir() if path.is_dir()):
+        paths = sorted(folder.glob("*.npz"))
+        if folder.name not in EXISTING:
+            print(f"{folder.name:44} not implemented ({len(paths)} cases)")
+            continue
+        for path in paths:
+            for result in compare_case(folder.name, path, args.salt):
+                results.append(result)
+                word = "ok" if result.ok else "FAILED"
+                print(f"{result.name:44} {result.error:10.3g}  allowed {result.allowed!s:24} {word}  {result.remark}")
+    failed = sum(not result.ok for result in results)
+    if not results:
+        print(f"{args.directory}: no case of an implemented system was found, so nothing was compared")
+    print(f"{len(results)} arrays compared, {failed} failed")
+    return 0 if results and not failed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
