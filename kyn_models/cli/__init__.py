@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import": ("kyn_models.cli.import_", "make a model artifact from an official checkpoint"),
     "export": ("kyn_models.cli.export", "add ONNX and self-test to an artifact"),
     "train": ("kyn_models.cli.train", "train a model from a configuration file"),
+    "prior": ("kyn_models.cli.prior", "what streets look like on average, for comparison in eval"),
     "eval": ("kyn_models.cli.eval", "occupancy or depth metrics on a KITTI-360 folder"),
 }
 """Name to module and one line of help, in the order of ``kyn --help``."""
