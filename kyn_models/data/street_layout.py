@@ -99,7 +99,7 @@ def new_layout(rng: Generator, drive_m: float, style: str) -> Layout:
             bend * rng.uniform(0.03, 0.14) * np.sin(2 * math.pi * x / rng.uniform(90, 260) + rng.uniform(0, 6.28))
         )
     centre = np.cumsum(np.tan(heading)) * KNOT_M
-    half = {"residential": (2.4, 3.5), "terraced": (2.8, 4.6), "avenue": (2.9, 4.5), "open": (2.6, 4.2)}[style]
+    half = {"residential": (2.5, 3.6), "terraced": (2.8, 4.6), "avenue": (2.9, 4.5), "open": (2.6, 4.2)}[style]
     width = rng.uniform(*half)
     kerb = rng.uniform(0.04, 0.14)
     junctions: list[float] = []
@@ -152,11 +152,11 @@ def _garden(layout: Layout, side: int, x0: float, x1: float, near: float, far: f
     rng = layout.rng
     if far - near < 1.2:
         return
-    for _ in range(rng.poisson(1.1 if layout.style != "terraced" else 0.4)):
+    for _ in range(rng.poisson(1.7 if layout.style != "terraced" else 0.4)):
         x, d = rng.uniform(x0 + 1, x1 - 1), rng.uniform(near + 0.8, far)
         if not layout.free(x, 2.0, side):
             continue
-        height = rng.uniform(3.5, 13.0)
+        height = rng.uniform(4.0, 14.0)
         grow = plants.conifer if rng.random() < 0.3 else plants.tree
         layout.put("tree", grow(rng, height), x, side * d)
     for _ in range(rng.poisson(1.8)):
@@ -278,9 +278,10 @@ def build_parking(layout: Layout) -> None:
         off = float(rng.choice((-1.0, 0.05, 0.9), p=(0.5, 0.35, 0.15)))
         if rng.random() < 0.2 or density == 0.0:
             continue
-        need = 2.6 + 1.0
-        if half + off - 1.0 + bounds[1 - index] < need:
-            off = 0.05
+        if half + off - 1.0 + bounds[1 - index] < 4.2:
+            off = max(off, 0.05)
+        if half + off - 1.0 + bounds[1 - index] < rng.uniform(3.7, 4.2):
+            continue
         facing = 0.0 if side < 0 or rng.random() < 0.3 else math.pi
         height = {-1.0: 0.0, 0.05: 0.5 * layout.kerb_m, 0.9: layout.kerb_m}[off]
         x, used = -BEHIND_M + rng.uniform(0, 8), False

@@ -45,19 +45,19 @@ def foliage(rng: Generator) -> dict[str, Any]:
     }
 
 
-def tree(rng: Generator, height: float, tufts: int = 90) -> Float64Array:
+def tree(rng: Generator, height: float, tufts: int = 75) -> Float64Array:
     """A leafy tree: trunk, main bodies of the crown and about ``tufts`` small ones around them."""
     leaf = foliage(rng)
     bark = varied(rng, (0.09, 0.07, 0.05), 0.4)
     clear = height * rng.uniform(0.18, 0.4)
     radius = rng.uniform(0.014, 0.026) * height
-    spread = height * rng.uniform(0.2, 0.38)
+    spread = height * rng.uniform(0.22, 0.45)
     parts = [solid(CONE, (0, 0, clear * 0.75), (radius, radius, clear * 0.75), bark, BARK, taper=(0.35, 0, 0))]
     middle, tall = (clear + height) / 2, (height - clear) / 2
     bodies = []
-    for _ in range(int(rng.integers(3, 7))):
-        off = rng.normal(0, 0.32, 3) * (spread, spread, tall)
-        size = np.array((spread, spread, tall)) * rng.uniform(0.35, 0.6)
+    for _ in range(int(rng.integers(4, 10))):
+        off = rng.normal(0, 0.36, 3) * (spread, spread, tall)
+        size = np.array((spread, spread, tall)) * rng.uniform(0.25, 0.55)
         bodies.append((off, size))
         parts.append(solid(ELLIPSOID, (off[0], off[1], middle + off[2]), size, **leaf))
     for _ in range(int(tufts * rng.uniform(0.7, 1.3))):

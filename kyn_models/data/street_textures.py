@@ -151,7 +151,8 @@ def leaves(s, x, y, z, fp):
     if keep > 0.0:
         clump = keep * (noise3(x / size / 5.0, y / size / 5.0, z / size / 5.0, seed) - 0.5)
     coarse = noise3(x * 0.9, y * 0.9, z * 0.9, seed + 3) - 0.5
-    bright = 0.5 + s[7] * (1.0 * clump + 0.35 * coarse)
+    lump = (noise3(x * 2.7, y * 2.7, z * 2.7, seed + 5) - 0.5) * fade(fp, 0.6)
+    bright = 0.5 + s[7] * (0.9 * clump + 0.4 * coarse + 0.5 * lump)
     keep = fade(fp, size * 1.3)
     mix = 0.5 + coarse
     tx, ty, tz = 0.0, 0.0, 0.25

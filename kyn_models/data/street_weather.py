@@ -13,7 +13,7 @@ from kyn_models.types import Float64Array
 
 def draw_light(rng: Generator) -> Float64Array:
     """Sun, sky and haze: clear, hazy or overcast."""
-    kind = rng.choice(3, p=(0.62, 0.16, 0.22))
+    kind = rng.choice(3, p=(0.66, 0.16, 0.18))
     elevation, azimuth = rng.uniform(math.radians(14), math.radians(64)), rng.uniform(0, 2 * math.pi)
     sun = np.array(
         (math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation))
@@ -23,7 +23,7 @@ def draw_light(rng: Generator) -> Float64Array:
     sunlight = strength * np.array((1.0, 0.55 + 0.42 * warm, 0.35 + 0.55 * warm))
     light = np.zeros(24)
     light[0:3], light[3:6], light[6] = sun, sunlight, rng.uniform(0.3, 0.8)
-    light[7] = rng.choice((0.0003, 0.0012, 0.003)) * rng.uniform(0.5, 1.5)
+    light[7] = rng.choice((0.0002, 0.0008, 0.003), p=(0.5, 0.35, 0.15)) * rng.uniform(0.5, 1.5)
     if kind == 2:
         grey = rng.uniform(0.8, 1.5)
         light[8:11], light[11:14] = grey * np.array((1.0, 1.02, 1.05)), grey * np.array((0.82, 0.87, 0.95))
