@@ -1,0 +1,77 @@
+"""The demo's predictions in a Rerun viewer: a file, and a viewer in the browser that opens it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import rerun as rr
+import rerun.blueprint as blueprint
+
+from kyn_models import occupancy, views
+from kyn_models.types import Prediction
+
+WEB_PORT, DATA_PORT = 9090, 9876
+
+
+def log(predictions: Sequence[Prediction], occupied_above: float = 0.65) -> None:
+    """Send predictions to the current recording: camera, depth, voxels, surface points and grid, on the time line."""
+    rr.log("base_link", rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
+    for prediction in predictions:
+        rr.set_time("image_stamp", timestamp=prediction.stamp_ns * 1e-9)
+        _log_camera(prediction)
+        if prediction.volume is not None:
+            centres, _, _ = occupancy.occupied_cells(prediction.volume, prediction.spec, occupied_above)
+            half = np.full((len(centres), 3), prediction.spec.resolution_m / 2, dtype=np.float32)
+            colours = views.height_colours(centres[:, 2], *prediction.spec.z_m)
+            rr.log("base_link/voxels", rr.Boxes3D(centers=centres, half_sizes=half, colors=colours, fill_mode="solid"))
+        points, colours = occupancy.surface_points(prediction)
+        rr.log("base_link/points", rr.Points3D(points, colors=colours, radii=0.04))
+        rr.log("grid", rr.Image(views.birds_eye_picture(prediction)))
+
+
+def _log_camera(prediction: Prediction) -> None:
+    k, pose = prediction.intrinsics, prediction.base_from_camera
+    rr.log("base_link/camera", rr.Transform3D(translation=pose[:3, 3], mat3x3=pose[:3, :3]))
+    rr.log(
+        "base_link/camera/image",
+        rr.Pinhole(image_from_camera=k.matrix, resolution=[k.width, k.height], image_plane_distance=2.0),
+    )
+    rr.log("base_link/camera/image/rgb", rr.Image(prediction.image))
+    if prediction.depth_m is not None:
+        rr.log("depth", rr.Image(views.depth_picture(prediction)))
+
+
+def layout() -> blueprint.Blueprint:
+    """Space on the left; camera, depth and grid on the right."""
+    return blueprint.Blueprint(
+        blueprint.Horizontal(
+            blueprint.Spatial3DView(origin="base_link", name="space"),
+            blueprint.Vertical(
+                blueprint.Spatial2DView(origin="base_link/camera/image", name="camera"),
+                blueprint.Spatial2DView(origin="depth", name="depth"),
+                blueprint.Spatial2DView(origin="grid", name="occupancy from above"),
+            ),
+            column_shares=[3, 2],
+        ),
+        collapse_panels=True,
+    )
+
+
+def show(predictions: Sequence[Prediction], out: Path, wait: bool = True) -> None:
+    """Write ``out/demo.rrd`` and serve it to a viewer in the browser until Ctrl-C."""
+    rr.init("kyn demo")
+    rr.save(str(out / "demo.rrd"), default_blueprint=layout())
+    log(predictions)
+    rr.init("kyn demo")
+    address = rr.serve_grpc(grpc_port=DATA_PORT, default_blueprint=layout())
+    rr.serve_web_viewer(web_port=WEB_PORT, open_browser=False, connect_to=address)
+    log(predictions)
+    print(f"open http://localhost:{WEB_PORT}?url={address} (Ctrl-C ends); also: rerun {out / 'demo.rrd'}", flush=True)
+    try:
+        while wait:
+            time.sleep(1.0)
+    except KeyboardInterrupt:
+        print()
