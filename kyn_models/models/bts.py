@@ -157,5 +157,6 @@ class PreActivation(nn.Module):
             self.merged.bias.copy_(wide @ output.bias.double())
 
     def forward(self, image: Tensor) -> Tensor:
-        trunk = self.network.decoder.trunk(self.network.encoder(image.permute(0, 3, 1, 2).float() / 255))
+        # TensorRT can do nothing with 8-bit numbers but widen them: that comes first.
+        trunk = self.network.decoder.trunk(self.network.encoder(image.float().permute(0, 3, 1, 2) / 255))
         return self.merged(functional.pad(trunk, (1, 1, 1, 1), mode="reflect")).permute(0, 2, 3, 1)
