@@ -176,7 +176,8 @@ def _points(
     z = np.where(np.isfinite(z), z, rng.uniform(3, 80, len(z))) * (1 + 0.08 * rng.standard_normal(len(z)))
     surface = np.stack([(columns - k.cx) / k.fx * z, (rows - k.cy) / k.fy * z, z], axis=-1)
     shares = ((slab, 2 * count // 5), (volume, 2 * count // 5), (surface, count - 2 * (2 * count // 5)))
-    return np.concatenate([_in_view(points, k)[:share] for points, share in shares])
+    # Where little is in view (a lorry right ahead), points are asked about more than once.
+    return np.concatenate([np.resize(_in_view(points, k), (share, 3)) for points, share in shares])
 
 
 def _in_view(points: np.ndarray, k: Intrinsics) -> np.ndarray:
