@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from kyn_models.artifact import Artifact
 from kyn_ros.environment import set_fastdds_profile
 
 
@@ -35,6 +36,9 @@ def run(args: argparse.Namespace) -> int:
                 raise ValueError(f"{option}: got {word!r}, expected two sides with := between them")
             words += [option, word]
     if args.model is not None:
+        Artifact.load(
+            args.model
+        )  # said here, in a sentence and an exit code; the node itself would wait for a better one
         words += ["-p", f"model:={args.model.resolve()}"]
     if args.runtime is not None:
         words += ["-p", f"runtime:={args.runtime}"]

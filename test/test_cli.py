@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
+import numpy as np
 import pytest
 
 from kyn_models import __version__, cli
+from kyn_models.artifact import WEIGHTS, Manifest, write_artifact
 from kyn_ros.cli import COMMANDS, ROS_COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,9 +28,10 @@ MISSING_PATH = {
     "synth": ["file/below/a/file"],
     "import": ["bts", "nowhere.pth", "out"],
     "export": ["nowhere"],
-    "train": ["nowhere.yaml"],
-    "eval": ["depth", "--data", "nowhere"],
-    "demo": ["--data", "nowhere"],
+    "train": ["nowhere.yaml", "out"],
+    "eval": ["depth", "--data", "nowhere", "--model", "{model}"],
+    "prior": ["nowhere/prior.npz"],
+    "demo": ["--data", "nowhere", "--model", "{model}"],
     "play": ["nowhere"],
     "node": ["--params-file", "nowhere.yaml"],
     "bag": ["nowhere", "out"],
@@ -66,21 +70,21 @@ def kyn(capsys, monkeypatch, tmp_path):
             code = int(end.code or 0)
         return Answer(code, *capsys.readouterr())
 
-    return run
+    before = dict(os.environ)
+    yield run
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture
-def places(tmp_path) -> dict[str, str]:
-    """Inputs that are right, and an artifact folder whose manifest belongs to something else."""
-    artifact, data, photo = tmp_path / "artifact", tmp_path / "data", tmp_path / "photo.png"
-    artifact.mkdir()
-    (artifact / "artifact.json").write_text(json.dumps({"format": 1, "family": "something else", "config": {}}))
+def places(tmp_path, tiny_artifact) -> dict[str, str]:
+    """Inputs that are right, and an artifact folder whose weights are not those that its manifest lists."""
+    data, photo = tmp_path / "data", tmp_path / "photo.png"
     data.mkdir()
-    import cv2
-    import numpy as np
-
     cv2.imwrite(str(photo), np.zeros((40, 60, 3), np.uint8))
-    return {"artifact": str(artifact), "data": str(data), "photo": str(photo)}
+    artifact = write_artifact(tmp_path / "artifact", Manifest("bts", {}), {WEIGHTS: b"weights"})
+    (artifact.path / WEIGHTS).write_bytes(b"other weights")
+    return {"model": str(tiny_artifact), "artifact": str(artifact.path), "data": str(data), "photo": str(photo)}
 
 
 def assert_user_error(answer: Answer, command: str) -> None:
@@ -112,8 +116,8 @@ def test_no_argument_gives_the_short_usage(kyn, command):
 
 
 @pytest.mark.parametrize("command", MISSING_PATH)
-def test_missing_path_is_named(kyn, command):
-    answer = kyn(command, *MISSING_PATH[command])
+def test_missing_path_is_named(kyn, places, command):
+    answer = kyn(command, *(word.format(**places) for word in MISSING_PATH[command]))
     if command in ANSWERS_NO:
         assert (answer.code, answer.err) == (1, "")
     else:
@@ -222,3 +226,14 @@ def test_as_a_process_without_a_traceback(tmp_path):
     answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert answer.returncode == 2
     assert answer.stderr == "kyn image: nowhere.png: no such file, expected a photo\n"
+
+
+def test_doctor_finds_the_runtimes_that_run_the_model(kyn, tiny_artifact):
+    answer = kyn("doctor", "--json", "--model", str(tiny_artifact))
+    report = json.loads(answer.out)
+    checks = {check["name"]: check for check in report["checks"]}
+    assert checks["model"]["status"] == checks["runtime"]["status"] == "ok"
+    assert report["jobs"]["photos (kyn image)"] is True
+    for name in ("openvino", "onnxruntime", "torch"):
+        if checks[name]["status"] == "ok":
+            assert "runs the model in" in checks[name]["detail"]
