@@ -13,15 +13,19 @@ import numpy as np
 from numpy.random import Generator
 
 from kyn_models.data.street_rays import BOX, CONE, ELLIPSOID
-from kyn_models.data.street_solids import Colour, as_rows, solid, varied
-from kyn_models.data.street_textures import (
+from kyn_models.data.street_solids import (
     BRICK,
+    GRASS,
     METAL,
     PLANKS,
     PLASTER,
     ROOF,
     SIGN,
     STONE,
+    Colour,
+    as_rows,
+    solid,
+    varied,
 )
 from kyn_models.types import Float64Array
 
@@ -93,6 +97,20 @@ def garage(rng: Generator) -> Float64Array:
             solid(BOX, (0, deep, high), (wide, deep, high), wall, seed=3),
             solid(BOX, (0, 0.0, 1.02), (min(wide - 0.2, 2.4), 0.02, 1.02), door, PLANKS, a=0.15),
             solid(BOX, (0, deep, 2 * high + 0.06), (wide + 0.1, deep + 0.15, 0.08), (0.12,) * 3),
+        ]
+    )
+
+
+def terrace(rng: Generator, length: float, depth: float) -> Float64Array:
+    """A raised lawn behind a low wall on y = 0, body towards +y."""
+    half, high = length / 2, rng.uniform(0.12, 0.55)
+    lawn, stone = varied(rng, (0.07, 0.11, 0.03), 0.5), varied(rng, (0.32, 0.3, 0.26), 0.45)
+    return as_rows(
+        [
+            solid(BOX, (0, depth / 2, high / 2), (half, depth / 2 - 0.2, high / 2), lawn, GRASS),
+            solid(
+                BOX, (0, 0.1, high / 2 + 0.03), (half, 0.12, high / 2 + 0.03), stone, STONE, a=rng.uniform(0.1, 0.25)
+            ),
         ]
     )
 

@@ -15,7 +15,7 @@ import math
 
 from numba import njit
 
-from kyn_models.data.street_textures import fade, grain2, hashed, joint, noise2
+from kyn_models.data.street_noise import fade, grain2, hashed, joint, noise2
 
 
 @njit(cache=True, error_model="numpy")

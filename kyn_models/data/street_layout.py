@@ -200,7 +200,10 @@ def build_side(layout: Layout, side: int) -> None:
             _garden(layout, side, x, x1, edge + 0.8, front - 1.2)
             if choice != "none" and front - edge > 2.5 and rng.random() < 0.6:
                 _divide(layout, side, x1, edge + 0.5, front + rng.uniform(0, 6), plant)
-            if front - edge > 6.0 and rng.random() < 0.35:
+            if front - edge > 2.5 and rng.random() < 0.18:
+                rows = buildings.terrace(rng, gate - x, front - edge)
+                layout.put("terrace", rows, (x + gate) / 2, side * (edge + 0.5), 0.0 if side > 0 else math.pi)
+            elif front - edge > 6.0 and rng.random() < 0.35:
                 layout.put("car", vehicles.car(rng), gate - 1.3, side * (edge + 3.4), math.pi / 2)
         else:
             _garden(layout, side, x, x1, edge + 0.8, front + 9.0)

@@ -13,11 +13,7 @@ import numpy as np
 from numpy.random import Generator
 
 from kyn_models.data.street_rays import BOX, CONE, ELLIPSOID
-from kyn_models.data.street_solids import as_rows, solid, varied
-from kyn_models.data.street_textures import (
-    BARK,
-    FOLIAGE,
-)
+from kyn_models.data.street_solids import BARK, FOLIAGE, as_rows, solid, varied
 from kyn_models.types import Float64Array
 
 _LEAF = (

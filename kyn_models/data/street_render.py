@@ -3,6 +3,7 @@
 ``light`` (24,) float64: 0-2 unit vector to the sun, 3-5 sun rgb, 6 ambient occlusion strength, 7 haze per metre,
 8-10 sky rgb at the horizon, 11-13 at the zenith, 14 cloud cover, 15 cloud brightness, 16 cloud seed, 17 half angle of
 the shadow-casting light in radians (0: hard shadows), 18-20 ambient rgb, 21 share of sunlight that leaves let through.
+``memo`` (4,) int64 is scratch: the last solid that stood before the sun, per ray.
 ``look`` (9,) float64: exposure, gamma, contrast, white balance rgb, vignette, noise (standard deviation at white),
 saturation.
 """
@@ -17,6 +18,7 @@ import numpy as np
 from numba import njit
 
 from kyn_models.data.street_ground import ground_colour
+from kyn_models.data.street_noise import hashed, noise3
 from kyn_models.data.street_rays import (
     GROUND,
     NOTHING,
@@ -27,7 +29,8 @@ from kyn_models.data.street_rays import (
     road_edge,
     span,
 )
-from kyn_models.data.street_textures import FOLIAGE, hashed, leaves, noise3, sky, solid_colour
+from kyn_models.data.street_solids import FOLIAGE
+from kyn_models.data.street_textures import leaves, sky, solid_colour
 
 _FAR = 1e30
 
@@ -70,10 +73,8 @@ def sunlight(solids, bounds, links, surfaces, leak, memo, k, ox, oy, oz, dx, dy,
 
 
 @njit(cache=True, error_model="numpy")
-def _shade(solids, bounds, links, centre, road, surfaces, paint, light, memo, i, t, ox, oy, oz, dx, dy, dz, pixel):
-    """Radiance of the surface i met at distance t along the unit direction d."""
-    x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
-    gloss, wet = 0.0, 0.0
+def _surface(solids, centre, road, surfaces, paint, i, t, x, y, z, dx, dy, dz, pixel):
+    """What the ray along d met at (x, y, z): (r, g, b, gloss, normal x, y, z, leafy)."""
     if i == GROUND:
         edge, d = road_edge(centre, road, x, y)
         nx, ny, nz = 0.0, 0.0, 1.0
@@ -81,45 +82,75 @@ def _shade(solids, bounds, links, centre, road, surfaces, paint, light, memo, i,
             nx, ny, nz = 0.0, math.copysign(1.0, -d), 0.0
         fp = t * pixel / math.sqrt(max(abs(dz if nz > 0.5 else dy), 0.02))
         r, g, b = ground_colour(paint, road, x, edge, d, z, fp)
+        return r, g, b, 0.0, nx, ny, nz, False
+    h = solids[i]
+    px, py, lz = x - h[0], y - h[1], z - h[2]
+    lx, ly = h[6] * px + h[7] * py, h[6] * py - h[7] * px
+    mx, my, nz = normal(solids, i, lx, ly, lz)
+    nx, ny = h[6] * mx - h[7] * my, h[7] * mx + h[6] * my
+    fp = t * pixel / math.sqrt(max(abs(nx * dx + ny * dy + nz * dz), 0.05))
+    if int(surfaces[i, 8]) != FOLIAGE:
+        r, g, b, gloss = solid_colour(surfaces[i], h, lx, ly, lz, mx, my, nz, x, y, z, fp)
+        return r, g, b, gloss, nx, ny, nz, False
+    # Leaves face all ways, more than the ellipsoid's or box's own shape says.
+    r, g, b, ux, uy, uz = leaves(surfaces[i], x, y, z, fp)
+    nx, ny, nz = nx + ux, ny + uy, nz + uz
+    length = math.sqrt(nx * nx + ny * ny + nz * nz)
+    return r, g, b, 0.0, nx / length, ny / length, nz / length, True
+
+
+@njit(cache=True, error_model="numpy")
+def _sun_share(solids, bounds, links, surfaces, light, memo, t, x, y, z):
+    """Share of the sun's disc, or of the bright part of a veiled sky, that a point sees."""
+    if t > 120.0:
+        return 1.0
+    rays = 4 if light[17] > 0.0 and t < 50.0 else 1
+    share = 0.0
+    for k in range(rays):
+        qx, qy, qz = light[0], light[1], light[2]
+        if rays > 1:
+            # Veiled light: the same few directions everywhere, so that penumbras have steps but no noise.
+            away = light[17] * (0.35 + 0.2 * k)
+            qx += away * math.cos(1.3 + 2.4 * k)
+            qy += away * math.sin(1.3 + 2.4 * k)
+            length = math.sqrt(qx * qx + qy * qy + qz * qz)
+            qx, qy, qz = qx / length, qy / length, qz / length
+        share += sunlight(solids, bounds, links, surfaces, light[21], memo, k, x, y, z, qx, qy, qz)
+    return share / rays
+
+
+@njit(cache=True, error_model="numpy")
+def _mirrored(light, gloss, lit, nx, ny, nz, dx, dy, dz):
+    """Radiance (r, g, b) that a glossy surface adds: sky, street fronts near the horizon, glint of the sun."""
+    cosine = -(nx * dx + ny * dy + nz * dz)
+    mirror = gloss * (0.06 + 0.94 * max(0.0, 1.0 - cosine) ** 4)
+    rx, ry, rz = dx + 2 * cosine * nx, dy + 2 * cosine * ny, dz + 2 * cosine * nz
+    if rz > 0.0:
+        r, g, b = sky(rx, ry, rz, light)
+        open_sky = 1.0 - 0.75 * max(0.0, 1.0 - rz * 4.0)
+        r, g, b = r * open_sky, g * open_sky, b * open_sky
     else:
-        h = solids[i]
-        px, py, lz = x - h[0], y - h[1], z - h[2]
-        lx, ly = h[6] * px + h[7] * py, h[6] * py - h[7] * px
-        mx, my, nz = normal(solids, i, lx, ly, lz)
-        nx, ny = h[6] * mx - h[7] * my, h[7] * mx + h[6] * my
-        facing = abs(nx * dx + ny * dy + nz * dz)
-        fp = t * pixel / math.sqrt(max(facing, 0.05))
-        if int(surfaces[i, 8]) == FOLIAGE:
-            # Leaves face all ways, more than the ellipsoid's or box's own shape says.
-            r, g, b, ux, uy, uz = leaves(surfaces[i], x, y, z, fp)
-            nx, ny, nz = nx + ux, ny + uy, nz + uz
-            length = math.sqrt(nx * nx + ny * ny + nz * nz)
-            nx, ny, nz = nx / length, ny / length, nz / length
-        else:
-            r, g, b, gloss = solid_colour(surfaces[i], h, lx, ly, lz, mx, my, nz, x, y, z, fp)
-    sx, sy, sz = light[0], light[1], light[2]
-    lit = nx * sx + ny * sy + nz * sz
-    if i != GROUND and int(surfaces[i, 8]) == FOLIAGE:
+        r = g = b = 0.1 * light[18]
+    glint = 0.0
+    if lit > 0.0:
+        glint = gloss * max(0.0, rx * light[0] + ry * light[1] + rz * light[2]) ** 60 * light[3] * 2.0
+    return mirror * r + glint, mirror * g + glint, mirror * b + glint
+
+
+@njit(cache=True, error_model="numpy")
+def _shade(solids, bounds, links, centre, road, surfaces, paint, light, memo, i, t, ox, oy, oz, dx, dy, dz, pixel):
+    """Radiance of the surface i met at distance t along the unit direction d."""
+    x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
+    r, g, b, gloss, nx, ny, nz, leafy = _surface(
+        solids, centre, road, surfaces, paint, i, t, x, y, z, dx, dy, dz, pixel
+    )
+    lit = nx * light[0] + ny * light[1] + nz * light[2]
+    if leafy:
         lit = 0.25 + 0.75 * lit
     if lit > 0.0:
-        if t < 120.0:
-            off = 2e-3 + 1e-5 * t
-            px, py, pz = x + nx * off, y + ny * off, z + nz * off
-            rays = 4 if light[17] > 0.0 and t < 50.0 else 1
-            share = 0.0
-            for k in range(rays):
-                qx, qy, qz = sx, sy, sz
-                if rays > 1:
-                    # Veiled light: the same few directions everywhere, so that penumbras have steps but no noise.
-                    away = light[17] * (0.35 + 0.2 * k)
-                    qx += away * math.cos(1.3 + 2.4 * k)
-                    qy += away * math.sin(1.3 + 2.4 * k)
-                    length = math.sqrt(qx * qx + qy * qy + qz * qz)
-                    qx, qy, qz = qx / length, qy / length, qz / length
-                share += sunlight(solids, bounds, links, surfaces, light[21], memo, k, px, py, pz, qx, qy, qz)
-            lit *= share / rays
-    else:
-        lit = 0.0
+        off = 2e-3 + 1e-5 * t
+        lit *= _sun_share(solids, bounds, links, surfaces, light, memo, t, x + nx * off, y + ny * off, z + nz * off)
+    lit = max(lit, 0.0)
     ambient = 0.62 + 0.38 * nz
     if z < 0.6 and i != GROUND:
         ambient *= 1.0 - light[6] * (0.6 - max(z, 0.0))
@@ -127,22 +158,8 @@ def _shade(solids, bounds, links, centre, road, surfaces, paint, light, memo, i,
     green = g * (light[4] * lit + light[19] * ambient)
     blue = b * (light[5] * lit + light[20] * ambient)
     if gloss > 0.0:
-        cosine = -(nx * dx + ny * dy + nz * dz)
-        mirror = gloss * (0.06 + 0.94 * max(0.0, 1.0 - cosine) ** 4)
-        rx, ry, rz = dx + 2 * cosine * nx, dy + 2 * cosine * ny, dz + 2 * cosine * nz
-        if rz > 0.0:
-            wr, wg, wb = sky(rx, ry, rz, light)
-            if rz < 0.25:
-                wet = 0.75 * (1.0 - rz * 4.0)
-                wr, wg, wb = wr * (1 - wet), wg * (1 - wet), wb * (1 - wet)
-        else:
-            wr = wg = wb = 0.1 * light[18]
-        glint = max(0.0, rx * sx + ry * sy + rz * sz) ** 60 * light[3] * 2.0 * (lit > 0.0)
-        red, green, blue = (
-            red + mirror * wr + gloss * glint,
-            green + mirror * wg + gloss * glint,
-            blue + mirror * wb + gloss * glint,
-        )
+        mr, mg, mb = _mirrored(light, gloss, lit, nx, ny, nz, dx, dy, dz)
+        red, green, blue = red + mr, green + mg, blue + mb
     haze = math.exp(-light[7] * t)
     return (
         red * haze + light[8] * (1 - haze),

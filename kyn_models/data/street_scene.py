@@ -134,7 +134,7 @@ class Scene:
         return out[:, 0] if paired else out.T
 
     def distance(self, origin: np.ndarray, rays: np.ndarray, max_range_m: float = 1000.0) -> Float64Array:
-        """(N,) distances in metres along (N, 3) unit rays in the world from one origin (3,), +Inf where nothing is met."""
+        """(N,) metres along (N, 3) unit rays in the world from one origin (3,) to what they meet, +Inf for nothing."""
         rays = _points("rays", rays)
         t, met, cosine = np.empty(len(rays)), np.empty(len(rays), np.int32), np.empty(len(rays))
         place = tuple(float(v) for v in origin)

@@ -16,6 +16,8 @@ from kyn_models.data.street_scene import rotation
 from kyn_models.types import Float64Array, Intrinsics
 
 INTRINSICS = Intrinsics(552.554261, 552.554261, 682.049453, 238.769549, 1408, 376)
+CAMERAS = ("00", "01", "left", "right")
+"""Names of the cameras: the stereo pair, and one to each side."""
 BASELINE_M = 328.318735 / 552.554261
 """P_rect_01: camera 01 stands this far to the right of camera 00 along the rectified x axis."""
 VEHICLE_HEIGHT_M = 0.93
@@ -103,6 +105,11 @@ def random_mount(rng: np.random.Generator, strength: float = 1.0) -> Mount:
     """Another car's mount: 0.1 m up, 1.5 degrees of pitch, 0.7 of roll and yaw at strength 1 (standard deviations)."""
     height, pitch, roll, yaw = rng.normal(size=4) * strength
     return Mount(0.1 * height, math.radians(1.5) * pitch, math.radians(0.7) * roll, math.radians(0.7) * yaw)
+
+
+def noise_seed(camera: str, frame: int) -> int:
+    """A different pattern of sensor noise for every camera and frame."""
+    return len(CAMERAS) * frame + CAMERAS.index(camera)
 
 
 def base_from_camera(camera: str = "00", mount: Mount | None = None) -> Float64Array:

@@ -12,8 +12,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.random import Generator
 
-from kyn_models.data.street_textures import PLAIN
 from kyn_models.types import Float64Array
+
+PLAIN, PLASTER, BRICK, ROOF, FOLIAGE, BARK, CAR_BODY, CAR_CABIN, RUBBER, PLANKS, STONE, METAL, SIGN, GRASS = range(14)
+"""Materials of solids. Columns of ``surfaces`` (N, 12): colour rgb, second colour rgb, a, b, material, instance,
+seed, gloss; a and b are the material's own numbers, said at each function."""
 
 COLUMNS = 24
 _INSTANCE, _SEED = 21, 22

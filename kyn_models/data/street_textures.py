@@ -1,7 +1,6 @@
-"""Procedural surface colours of synthetic streets: noise, sky, and one function per material. numba inside.
+"""Procedural surface colours of synthetic streets: sky, leaves, cars, and one for every material. numba inside.
 
-Colours are linear reflectances. Every pattern fades to its mean where it is finer than ``fp``, the footprint of a
-pixel on the surface in metres, so that distant surfaces do not alias.
+Colours are linear reflectances; ``fp`` is the footprint of a pixel on the surface in metres (``street_noise``).
 """
 
 # mypy: allow-untyped-defs
@@ -12,92 +11,21 @@ import math
 
 from numba import njit
 
-PLAIN, PLASTER, BRICK, ROOF, FOLIAGE, BARK, CAR_BODY, CAR_CABIN, RUBBER, PLANKS, STONE, METAL, SIGN, GRASS = range(14)
-"""Materials of solids. Columns of ``surfaces`` (N, 12): colour rgb, second colour rgb, a, b, material, instance,
-seed, gloss; a and b are the material's own numbers, said at each function."""
-
-_MASK = 0xFFFFFFFF
-
-
-@njit(cache=True, error_model="numpy")
-def scrambled(x, y, z, seed):
-    """32 random bits that depend on four integers."""
-    h = (x * 374761393 + y * 668265263 + z * 2246822519 + seed * 3266489917) & _MASK
-    h = ((h ^ (h >> 13)) * 1274126177) & _MASK
-    h = ((h ^ (h >> 16)) * 2654435761) & _MASK
-    return h ^ (h >> 15)
-
-
-@njit(cache=True, error_model="numpy")
-def hashed(x, y, z, seed):
-    """A number in [0, 1) that depends on four integers."""
-    return (scrambled(x, y, z, seed) & 0xFFFFFF) / 16777216.0
-
-
-@njit(cache=True, error_model="numpy")
-def noise2(x, y, seed):
-    """Smooth noise in [0, 1) with features of size 1."""
-    i, j = int(math.floor(x)), int(math.floor(y))
-    u, v = x - i, y - j
-    u, v = u * u * (3 - 2 * u), v * v * (3 - 2 * v)
-    a = hashed(i, j, 0, seed) * (1 - u) + hashed(i + 1, j, 0, seed) * u
-    b = hashed(i, j + 1, 0, seed) * (1 - u) + hashed(i + 1, j + 1, 0, seed) * u
-    return a * (1 - v) + b * v
-
-
-@njit(cache=True, error_model="numpy")
-def noise3(x, y, z, seed):
-    """Smooth noise in [0, 1) with features of size 1."""
-    i, j, k = int(math.floor(x)), int(math.floor(y)), int(math.floor(z))
-    u, v, w = x - i, y - j, z - k
-    u, v, w = u * u * (3 - 2 * u), v * v * (3 - 2 * v), w * w * (3 - 2 * w)
-    a = hashed(i, j, k, seed) * (1 - u) + hashed(i + 1, j, k, seed) * u
-    b = hashed(i, j + 1, k, seed) * (1 - u) + hashed(i + 1, j + 1, k, seed) * u
-    c = hashed(i, j, k + 1, seed) * (1 - u) + hashed(i + 1, j, k + 1, seed) * u
-    d = hashed(i, j + 1, k + 1, seed) * (1 - u) + hashed(i + 1, j + 1, k + 1, seed) * u
-    return (a * (1 - v) + b * v) * (1 - w) + (c * (1 - v) + d * v) * w
-
-
-@njit(cache=True, error_model="numpy")
-def fade(fp, size):
-    """How much of a pattern with features of ``size`` metres a pixel of footprint ``fp`` still resolves, 0 to 1."""
-    return min(max(1.6 - 1.6 * fp / size, 0.0), 1.0)
-
-
-@njit(cache=True, error_model="numpy")
-def grain2(x, y, size, fp, seed):
-    """Noise of three octaves around 0, about -1 to 1, coarsest features of ``size`` metres."""
-    total, amplitude = 0.0, 1.0
-    for octave in range(3):
-        keep = fade(fp, size)
-        if keep <= 0.0:
-            break
-        total += amplitude * keep * (noise2(x / size, y / size, seed + octave) - 0.5)
-        size *= 0.37
-        amplitude *= 0.75
-    return total
-
-
-@njit(cache=True, error_model="numpy")
-def grain3(x, y, z, size, fp, seed):
-    """Like ``grain2`` in space."""
-    total, amplitude = 0.0, 1.0
-    for octave in range(3):
-        keep = fade(fp, size)
-        if keep <= 0.0:
-            break
-        total += amplitude * keep * (noise3(x / size, y / size, z / size, seed + octave) - 0.5)
-        size *= 0.42
-        amplitude *= 0.85
-    return total
-
-
-@njit(cache=True, error_model="numpy")
-def joint(u, width, fp):
-    """Coverage 0 to 1 of a line of ``width`` at integer + 0 positions of u (all in the unit of u)."""
-    distance = abs(u - math.floor(u + 0.5))
-    soft = max(fp, 1e-4)
-    return min(max((0.5 * width - distance) / soft + 0.5, 0.0), 1.0) * min(1.0, width / soft + 0.2)
+from kyn_models.data.street_facades import facade, tiles
+from kyn_models.data.street_noise import fade, grain2, grain3, hashed, joint, noise2, noise3, scrambled
+from kyn_models.data.street_solids import (
+    BARK,
+    BRICK,
+    CAR_BODY,
+    CAR_CABIN,
+    GRASS,
+    PLANKS,
+    PLASTER,
+    ROOF,
+    RUBBER,
+    SIGN,
+    STONE,
+)
 
 
 @njit(cache=True, error_model="numpy")
@@ -175,83 +103,6 @@ def leaves(s, x, y, z, fp):
         ty,
         tz,
     )
-
-
-@njit(cache=True, error_model="numpy")
-def window(u, v, seed, fp):
-    """One window in a cell of 0..1 by 0..1: (kind, shade), kind 0 none, 1 frame, 2 glass, 3 shutter or curtain."""
-    if u < 0.0 or u > 1.0 or v < 0.0 or v > 1.0:
-        return 0, 1.0
-    if u < 0.06 or u > 0.94 or v < 0.05 or v > 0.95 or abs(u - 0.5) < 0.03:
-        return 1, 1.0
-    if v > 1.0 - 0.95 * max(0.0, hashed(seed, 3, 1, 5) * 1.8 - 0.8):
-        return 3, 0.85 + 0.15 * math.cos(v * 60.0) * fade(fp, 0.05)
-    return 2, 0.35 + 0.65 * hashed(seed, 7, 7, 7) * (0.4 + 0.6 * v)
-
-
-@njit(cache=True, error_model="numpy")
-def facade(s, h, lx, ly, lz, nx, ny, fp):
-    """House wall: (r, g, b, glass); a: storey height in metres, b: spacing of windows (0: blind wall)."""
-    seed = int(s[10])
-    along, width = (lx, h[3]) if abs(ny) > abs(nx) else (ly, h[4])
-    face = (0 if nx > 0 else 1) if abs(nx) >= abs(ny) else (2 if ny > 0 else 3)
-    up = lz + h[5]
-    r, g, b = s[0], s[1], s[2]
-    if int(s[8]) == BRICK:
-        row = math.floor(up / 0.075)
-        tone = 1.0 + 0.45 * (
-            hashed(int(math.floor(along / 0.24 + 0.5 * (row % 2))), int(row), face, seed) - 0.5
-        ) * fade(fp, 0.09)
-        mortar = max(joint(up / 0.075, 0.16, fp / 0.075), joint(along / 0.24 + 0.5 * (row % 2), 0.05, fp / 0.24))
-        r, g, b = r * tone, g * tone, b * tone
-        r, g, b = r + (0.32 - r) * mortar * 0.8, g + (0.3 - g) * mortar * 0.8, b + (0.27 - b) * mortar * 0.8
-    stain = 1.0 + 0.18 * grain2(along * 1.0, up * 0.35, 1.7, fp, seed + 11) + 0.1 * grain2(along, up, 0.12, fp, seed)
-    if up < 0.45:
-        r, g, b = s[3], s[4], s[5]
-    r, g, b = r * stain, g * stain, b * stain
-    if s[7] <= 0.0:
-        return r, g, b, 0.0
-    bays = max(1, int(2 * width / s[7]))
-    pitch = 2 * width / bays
-    bay, floor = int((along + width) / pitch), int(up / s[6])
-    key = hashed(bay, floor, face, seed)
-    if up > 2 * h[5] - 0.5 or (face < 2 and key < 0.35) or key < 0.06:
-        return r, g, b, 0.0
-    wide = min(0.72 * pitch, 0.9 + 1.1 * hashed(bay, 5, face, seed) * (hashed(1, 2, face, seed) > 0.4))
-    u = ((along + width) - (bay + 0.5) * pitch) / wide + 0.5
-    v = (up - floor * s[6] - 0.95) / (s[6] - 1.5)
-    cell = int(key * 1e6)
-    if floor == 0 and hashed(bay, 9, face, seed) < 0.16:
-        v = (up - 0.1) / 2.05
-        if 0.0 < u < 1.0 and 0.0 < v < 1.0:
-            panel = 0.75 + 0.25 * (0.12 < u < 0.88 and 0.08 < v < 0.92)
-            tone = hashed(bay, 4, face, seed)
-            return panel * (0.02 + 0.34 * tone), panel * (0.02 + 0.26 * tone), panel * (0.02 + 0.2 * tone), 0.1
-        return r, g, b, 0.0
-    kind, shade = window(u, v, cell, fp)
-    if kind == 0:
-        if -0.35 < u < 1.35 and 0.0 < v < 1.0 and hashed(4, 4, 4, seed) < 0.25 and abs(u - 0.5) < 1.0:
-            return s[3] * 0.8, s[4] * 0.8, s[5] * 0.8, 0.0
-        if -0.06 < u < 1.06 and -0.09 < v < 0.0:
-            return 0.4, 0.4, 0.38, 0.0
-        return r, g, b, 0.0
-    if kind == 1:
-        return 0.62, 0.62, 0.6, 0.0
-    if kind == 3:
-        return 0.5 * shade, 0.48 * shade, 0.43 * shade, 0.0
-    return 0.045 * shade, 0.05 * shade, 0.055 * shade, 0.5
-
-
-@njit(cache=True, error_model="numpy")
-def tiles(s, along, down, fp):
-    """Roof tiles in rows; a: tile size in metres."""
-    seed = int(s[10])
-    row = math.floor(down / s[6])
-    tone = 1.0 + 0.3 * (hashed(int(math.floor(along / s[6])), int(row), 1, seed) - 0.5) * fade(fp, s[6])
-    tone *= 1.0 - 0.45 * joint(down / s[6], 0.22, fp / s[6]) * fade(fp, s[6] * 2)
-    tone *= 1.0 - 0.3 * joint(along / s[6], 0.15, fp / s[6]) * fade(fp, s[6] * 2)
-    tone *= 1.0 + 0.3 * grain2(along, down, 2.0, fp, seed)
-    return s[0] * tone, s[1] * tone, s[2] * tone
 
 
 @njit(cache=True, error_model="numpy")

@@ -12,12 +12,7 @@ import numpy as np
 from numpy.random import Generator
 
 from kyn_models.data.street_rays import BOX, CONE, ELLIPSOID, WHEEL
-from kyn_models.data.street_solids import Colour, as_rows, placed, solid, varied
-from kyn_models.data.street_textures import (
-    CAR_BODY,
-    CAR_CABIN,
-    RUBBER,
-)
+from kyn_models.data.street_solids import CAR_BODY, CAR_CABIN, RUBBER, Colour, as_rows, placed, solid, varied
 from kyn_models.types import Float64Array
 
 _PAINTS: tuple[Colour, ...] = (

@@ -29,6 +29,7 @@ from kyn_models.data.street_sensors import (
     SICK_TO_VELO,
     Mount,
     base_from_camera,
+    noise_seed,
     numbers,
 )
 from kyn_models.types import Float64Array, Intrinsics
@@ -97,7 +98,7 @@ def write_kitti360(
             scene = street.at(frame * FRAME_S)
             pose = street.world_from_base(frame * FRAME_S)
             for camera in cameras:
-                picture = scene.render(intrinsics, pose @ mounts[camera], noise_seed=frame * 4 + len(camera))
+                picture = scene.render(intrinsics, pose @ mounts[camera], noise_seed=noise_seed(camera, frame))
                 _write_picture(out, name, camera, frame, picture, truth)
             if lidar:
                 _write_scan(out, name, frame, scene, pose)

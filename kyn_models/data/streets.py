@@ -12,7 +12,7 @@ import numpy as np
 
 from kyn_models.data.street_build import StreetOptions, make_street
 from kyn_models.data.street_scene import FRAME_S, Rendered, Scene, Street
-from kyn_models.data.street_sensors import INTRINSICS, Mount, base_from_camera, random_mount
+from kyn_models.data.street_sensors import INTRINSICS, Mount, base_from_camera, noise_seed, random_mount
 from kyn_models.types import Float64Array, Observation, PosedFrame, Sample
 
 __all__ = [
@@ -59,13 +59,24 @@ class StreetsOptions:
             base_from_camera(camera)
 
 
+@lru_cache(maxsize=3)
+def _street(seed: int, options: StreetOptions) -> Street:
+    """The last few streets, for items that are neighbours."""
+    return make_street(seed, options)
+
+
+@lru_cache(maxsize=3)
+def _scene(seed: int, options: StreetOptions, frame: int) -> Scene:
+    """The last few scenes, for the pictures of one item."""
+    return _street(seed, options).at(frame * FRAME_S)
+
+
 class Streets:
     """Items of ``StreetsOptions``; item i is the same in every process, in any order of access."""
 
     def __init__(self, options: StreetsOptions | None = None) -> None:
         self.options = options or StreetsOptions()
         self.intrinsics = INTRINSICS.resized(self.options.width, self.options.height)
-        self._street = lru_cache(maxsize=2)(lambda seed: make_street(seed, self.options.street))
 
     def __len__(self) -> int:
         return self.options.streets * self.options.frames_per_street
@@ -74,7 +85,7 @@ class Streets:
         """The street of item ``index``."""
         if not 0 <= index < len(self):
             raise IndexError(f"streets: got item {index}, expected 0 to {len(self) - 1}")
-        return self._street(self.options.first_seed + index // self.options.frames_per_street)
+        return _street(self.options.first_seed + index // self.options.frames_per_street, self.options.street)
 
     def frame(self, index: int) -> int:
         """Frame number of item ``index`` in its drive: spread over the drive, one at random in each part."""
@@ -84,7 +95,7 @@ class Streets:
 
     def scene(self, index: int, offset: int = 0) -> Scene:
         """The street at the item's time, or ``offset`` frames later."""
-        return self.street(index).at((self.frame(index) + offset) * FRAME_S)
+        return _scene(self.street(index).seed, self.options.street, self.frame(index) + offset)
 
     def world_from_base(self, index: int, offset: int = 0) -> Float64Array:
         """(4, 4) pose of base_link in the scene's world frame."""
@@ -102,7 +113,7 @@ class Streets:
     def _shot(self, index: int, camera: str, offset: int) -> tuple[PosedFrame, Rendered]:
         pose = self.world_from_base(index, offset) @ self.base_from_camera(index, camera)
         number = self.frame(index) + offset
-        rendered = self.scene(index, offset).render(self.intrinsics, pose, noise_seed=number * 4 + len(camera))
+        rendered = self.scene(index, offset).render(self.intrinsics, pose, noise_seed=noise_seed(camera, number))
         stamp = round(number * FRAME_S * 1e9)
         return PosedFrame(rendered.image, self.intrinsics, stamp, pose), rendered
 
