@@ -1,0 +1,140 @@
+"""All runtimes give the same answers, and the choice between them follows its rule."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the reference is the torch runtime")
+pytest.importorskip("numba", reason="the compiled decoder needs numba")
+
+from kyn_models import runtimes
+from kyn_models.artifact import ENCODER, SELFTEST, Artifact, write_artifact
+from kyn_models.runtimes.queries import PointQuery, RayQuery
+from kyn_models.runtimes.torch_runtime import PlainTorch
+
+
+@pytest.fixture
+def own(tiny_artifact: Path, tmp_path: Path) -> Artifact:
+    """A copy that a test may damage."""
+    return Artifact.load(shutil.copytree(tiny_artifact, tmp_path / "own"))
+
+
+def silent(message: str) -> None:
+    pytest.fail(f"unexpected warning: {message}")
+
+
+@pytest.fixture(scope="module")
+def questions(tiny_artifact: Path) -> tuple[np.ndarray, dict]:
+    """A smooth picture, rays, and points inside and outside the view."""
+    rng = np.random.default_rng(5)
+    image = np.kron(rng.integers(0, 256, (12, 40, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+    x, y = np.meshgrid(np.linspace(-1.2, 1.2, 40), np.linspace(-0.3, 0.3, 12))
+    directions = np.stack([x, y, np.ones_like(x)], axis=-1).astype(np.float32)
+    points = rng.uniform([-30, -2, 3], [30, 3, 78], (5000, 3)).astype(np.float32)
+    return image, {"depth": RayQuery(directions), "density": PointQuery(points)}
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_agrees_with_plain_torch(name: str, tiny_artifact: Path, questions: tuple[np.ndarray, dict]) -> None:
+    pytest.importorskip(name, reason=f"{name} is not installed")
+    image, queries = questions
+    artifact = Artifact.load(tiny_artifact)
+    plain = PlainTorch(artifact, "cpu").prepare(queries)(image, frozenset(queries)).arrays
+    answer = runtimes.choose(name, artifact, silent).prepare(queries)(image, frozenset(queries)).arrays
+    assert plain["density"].std() > 0.01 and np.isfinite(plain["depth"]).all()
+    assert (np.abs(answer["density"] - plain["density"]) <= 1e-4 + 1e-3 * plain["density"]).all()
+    np.testing.assert_allclose(answer["depth"], plain["depth"], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime", "torch"])
+def test_an_answer_does_not_depend_on_what_else_is_asked(
+    name: str, tiny_artifact: Path, questions: tuple[np.ndarray, dict]
+) -> None:
+    pytest.importorskip(name, reason=f"{name} is not installed")
+    image, queries = questions
+    runtime = runtimes.choose(name, Artifact.load(tiny_artifact), silent)
+    both = runtime.prepare(queries)(image, frozenset(queries)).arrays
+    for query in queries:
+        alone = runtime.prepare({query: queries[query]})(image, frozenset({query})).arrays
+        assert set(alone) == {query}
+        np.testing.assert_array_equal(alone[query], both[query])
+
+
+def test_an_answer_does_not_depend_on_the_image_before(tiny_artifact: Path, questions: tuple[np.ndarray, dict]) -> None:
+    image, queries = questions
+    step = runtimes.choose("auto", Artifact.load(tiny_artifact), silent).prepare(queries)
+    first = {name: array.copy() for name, array in step(image, frozenset(queries)).arrays.items()}
+    other = step(255 - image, frozenset(queries)).arrays
+    assert not np.allclose(other["density"], first["density"], atol=1e-3)
+    again = step(image, frozenset(queries)).arrays
+    for name in queries:
+        np.testing.assert_array_equal(again[name], first[name])
+
+
+def test_unknown_name(tiny_artifact: Path) -> None:
+    with pytest.raises(ValueError, match="runtime: got 'tensorflow', expected one of auto, openvino"):
+        runtimes.choose("tensorflow", Artifact.load(tiny_artifact))
+
+
+def with_file(artifact: Artifact, name: str, content: bytes) -> Artifact:
+    """The artifact with another content of one file, and the hash of that content."""
+    return write_artifact(artifact.path, artifact.manifest, {name: content})
+
+
+def test_a_truncated_graph_is_an_error_when_named_and_passed_over_by_auto(own: Artifact) -> None:
+    damaged = with_file(own, ENCODER, own.file(ENCODER).read_bytes()[:5000])
+    for name in ("openvino", "onnxruntime"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+        with pytest.raises(runtimes.RuntimeFailed, match=f"runtime {name}: "):
+            runtimes.choose(name, damaged)
+    warnings: list[str] = []
+    assert runtimes.choose("auto", damaged, warnings.append).name == "torch"
+    assert [warning.split()[1] for warning in warnings] == ["openvino", "onnxruntime"]
+    assert all("trying the next one" in warning and "\n" not in warning for warning in warnings)
+
+
+def test_another_models_graph_fails_the_self_test(own: Artifact) -> None:
+    """Hashes fit and everything loads, but the answers are not those of the model."""
+    decoder = dict(np.load(own.file("decoder.npz")))
+    np.savez(own.path / "other.npz", **(decoder | {"w_out": decoder["w_out"] * 3}))
+    damaged = with_file(own, "decoder.npz", (own.path / "other.npz").read_bytes())
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    with pytest.raises(runtimes.RuntimeFailed, match="self-test failed.*export the model again"):
+        runtimes.choose("openvino", damaged)
+    warnings: list[str] = []
+    assert runtimes.choose("auto", damaged, warnings.append).name == "torch"
+    assert "self-test failed" in warnings[0]
+
+
+def test_nothing_works(own: Artifact) -> None:
+    stored = dict(np.load(own.file(SELFTEST)))
+    np.savez(own.path / "other.npz", **(stored | {"density": stored["density"] + 1}))
+    damaged = with_file(own, SELFTEST, (own.path / "other.npz").read_bytes())
+    warnings: list[str] = []
+    with pytest.raises(runtimes.RuntimeFailed, match="no runtime works: .*openvino.*torch on cpu: self-test failed"):
+        runtimes.choose("auto", damaged, warnings.append)
+
+
+def test_without_export_only_torch_runs(own: Artifact) -> None:
+    files = {name: digest for name, digest in own.manifest.files.items() if name == "weights.safetensors"}
+    bare = write_artifact(own.path, replace(own.manifest, files=files), {})
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    with pytest.raises(runtimes.RuntimeFailed, match=r"has no encoder\.onnx.*kyn export"):
+        runtimes.choose("openvino", bare)
+    assert runtimes.choose("torch", bare).name == "torch"
+
+
+def test_a_gpu_that_is_not_there(tiny_artifact: Path) -> None:
+    import torch
+
+    from kyn_models.runtimes import torch_runtime
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(RuntimeError, match="torch finds no CUDA device here"):
+        torch_runtime.load(Artifact.load(tiny_artifact), "cuda")
