@@ -10,16 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (1, 2)]
 
 import torch  # noqa: E402
+from artifacts import seeded_tensor  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from kyn_models import metrics  # noqa: E402
@@ -63,20 +63,6 @@ class Case(NamedTuple):
     allowed: Callable[[str, str], Allowed]
 
 
-def seeded(name: str, shape: tuple[int, ...], salt: str = "") -> np.ndarray:
-    """The float32 tensor that a weight's name stands for (rule of the golden cases)."""
-    rng = np.random.Generator(np.random.PCG64(zlib.crc32((name + salt).encode())))
-    values = rng.standard_normal(shape, dtype=np.float32)
-    last = name.rsplit(".", 1)[-1]
-    if last == "running_var":
-        return 1 + np.float32(0.1) * np.abs(values)
-    if last in ("running_mean", "bias"):
-        return np.float32(0.05) * values
-    if len(shape) >= 2:
-        return values * np.float32(np.sqrt(1 / np.prod(shape[1:])))
-    return 1 + np.float32(0.1) * values
-
-
 def fill(model: nn.Module, manifest: Path, kept: str, salt: str) -> None:
     """Fill a model from its official names; ``kept`` prefixes and integers stay as the constructor made them.
 
@@ -91,7 +77,7 @@ def fill(model: nn.Module, manifest: Path, kept: str, salt: str) -> None:
     with torch.no_grad():
         for name, tensor in state.items():
             if tensor.is_floating_point() and not name.startswith(kept):
-                tensor.copy_(torch.from_numpy(np.asarray(seeded(name, tuple(tensor.shape), salt))))
+                tensor.copy_(torch.from_numpy(np.asarray(seeded_tensor(name, tuple(tensor.shape), salt))))
 
 
 def tensor(array: np.ndarray) -> Tensor:
@@ -217,12 +203,18 @@ def compare_case(system: str, path: Path, salt: str) -> Iterator[Result]:
     except (KeyError, ValueError, OSError, RuntimeError) as error:
         yield Result(label, np.nan, Allowed(0.0), False, f"{type(error).__name__}: {error}")
         return
+    yield from compare_arrays(system, path.stem, arrays, got)
+
+
+def compare_arrays(system: str, name: str, arrays: Arrays, got: Arrays) -> Iterator[Result]:
+    """Every output array of a case against the authors', none left out on either side."""
+    case, label = SYSTEMS[system], f"{system}/{name}"
     for array in sorted((arrays.keys() | got.keys()) - case.inputs):
-        if array not in arrays:
-            yield Result(f"{label} {array}", np.nan, case.allowed(path.stem, array), False, "missing in the case")
-        else:
-            allowed = case.allowed(path.stem, array)
+        allowed = case.allowed(name, array)
+        if array in arrays:
             yield compare(f"{label} {array}", arrays[array], got.get(array), allowed)
+        else:
+            yield Result(f"{label} {array}", np.nan, allowed, False, "missing in the case")
 
 
 def main(argv: list[str] | None = None) -> int:
