@@ -32,8 +32,8 @@ from kyn_models.types import Float32Array, UInt8Array
 
 OPSET = 18
 SEED = 20231
-SELFTEST_RAYS = (24, 80)
-SELFTEST_POINTS = 4000
+SELFTEST_RAYS = (16, 40)
+SELFTEST_POINTS = 2000
 CHECKED_RUNTIMES = ("openvino", "onnxruntime")
 SKY_SHARE = 0.002
 """Rays whose transmittance is so near to 1/2 that rounding decides between sky and surface."""
