@@ -69,7 +69,7 @@ def _item(cache: StreetCache, index: int, config: FieldLossConfig, rng: np.rando
         k_norm[0, 2] *= -1
         columns = k.width - 1 - columns
         directions[:, 0] *= -1
-        points = points * np.float32([-1, 1, 1])
+        points = points * np.array([-1, 1, 1], dtype=np.float32)
         pose = mirror @ pose @ mirror
     return {
         "image": _network_image(augment(image, config.augment, rng)),
@@ -128,11 +128,11 @@ def augment(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.
 def field_loss(model: nn.Module, batch: Batch, config: FieldLossConfig) -> dict[str, Tensor]:
     """The weighted loss terms of a batch (see ``make_batch``)."""
     if config.freeze_norms:
-        for module in model.encoder.encoder.modules():  # type: ignore[union-attr]
+        for module in model.encoder.encoder.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
     eye = torch.eye(4, device=batch["image"].device).expand(len(batch["image"]), 4, 4)
-    field = model.condition(View(batch["image"], batch["k_norm"], eye))  # type: ignore[operator]
+    field = model.condition(View(batch["image"], batch["k_norm"], eye))
     terms = {}
     if config.occupancy > 0:
         terms["occupancy"] = config.occupancy * losses.occupancy_loss(field(batch["points"]), batch["occupied"])
@@ -180,7 +180,7 @@ def validate(model: nn.Module, cache: StreetCache, stride: int = 8) -> tuple[flo
     relative, right = [], []
     for pair in range(cache.config.pairs):
         image = torch.from_numpy(_network_image(np.array(cache.arrays["images"][pair, 0])))[None]
-        field = model.condition(View(image, k_norm, eye))  # type: ignore[operator]
+        field = model.condition(View(image, k_norm, eye))
         z = render.z_samples(field.z_near, field.z_far)
         rendered = render.composite(field.along_rays(rays, z[None, None]), z)
         depth = render.surface_depth(rendered, z)[0].clamp(3, 80).numpy()

@@ -217,11 +217,11 @@ class VoxelGridSpec:
         """Cell centres along z, y, x: three 1-D float64 arrays."""
         nz, ny, nx = self.shape
         half = self.resolution_m / 2
-        return (
-            self.z_m[0] + half + self.resolution_m * np.arange(nz),
-            self.y_m[0] + half + self.resolution_m * np.arange(ny),
-            self.x_m[0] + half + self.resolution_m * np.arange(nx),
+        z, y, x = (
+            np.asarray(low + half + self.resolution_m * np.arange(count), dtype=np.float64)
+            for low, count in ((self.z_m[0], nz), (self.y_m[0], ny), (self.x_m[0], nx))
         )
+        return z, y, x
 
     def centres(self) -> Float32Array:
         """(nz, ny, nx, 3) float32 x, y, z of every cell centre."""

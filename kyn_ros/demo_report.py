@@ -138,7 +138,9 @@ def report(recording: Recording, bag: Path, out: Path, frames: int, seconds: flo
     for stage, milliseconds in stages.items():
         print(f"  {stage:24s} {milliseconds:.1f} ms")
     if latency.size:
-        print(f"  {'image to grid, received':24s} {np.median(latency):.1f} ms median, {summary['latency_ms']['p95']} p95")
+        print(
+            f"  {'image to grid, received':24s} {np.median(latency):.1f} ms median, {summary['latency_ms']['p95']} p95"
+        )
     print(f"  {'runtime':24s} {summary['runtime']}\n  {'model':24s} {summary['model']}")
     return summary
 
@@ -192,6 +194,9 @@ def _prediction(
     cells = np.asarray(grid.data, dtype=np.int8).reshape(grid.info.height, grid.info.width)
     volume = got.get("occupancy_volume")
     spec = _spec(grid, volume)
+    probabilities = np.zeros(spec.shape, np.uint8)
+    if volume is not None:
+        probabilities = np.frombuffer(volume.data, np.uint8).reshape(spec.shape)
     return Prediction(
         stamp_ns=stamp,
         image=image,
@@ -199,7 +204,9 @@ def _prediction(
         spec=spec,
         base_from_camera=base_from_camera,
         depth_m=np.frombuffer(depth.data, dtype=np.float32).reshape(depth.height, depth.width),
-        volume=np.zeros(spec.shape, np.uint8) if volume is None else np.frombuffer(volume.data, np.uint8).reshape(spec.shape),
+        volume=np.zeros(spec.shape, np.uint8)
+        if volume is None
+        else np.frombuffer(volume.data, np.uint8).reshape(spec.shape),
         grid=cells,
     )
 

@@ -44,7 +44,7 @@ class Recorder(Node):
     arrivals: topic -> stamp in ns -> monotonic seconds of arrival, for the topics whose messages have a header.
     """
 
-    def __init__(self, path: Path, topics: Mapping[str, type], **node_options: Any) -> None:
+    def __init__(self, path: Path, topics: Mapping[str, Any], **node_options: Any) -> None:
         super().__init__("recorder", **node_options)
         self.arrivals: dict[str, dict[int, float]] = defaultdict(dict)
         self.messages: dict[str, int] = dict.fromkeys(topics, 0)

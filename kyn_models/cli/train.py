@@ -7,7 +7,9 @@ import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from kyn_models import __version__
 from kyn_models import config as configuration
+from kyn_models.artifact import WEIGHTS, Licences, Manifest, write_artifact
 from kyn_models.data.street_cache import CacheConfig, StreetCache, build
 from kyn_models.field_training import FieldLossConfig, field_loss, make_batch, validate
 from kyn_models.models.bts import Bts, BtsConfig
@@ -52,10 +54,8 @@ def run(args: argparse.Namespace) -> int:
     if not trainer.run():
         print(f"not finished: the same command goes on from step {trainer.state.step}")
         return 1
-    from kyn_models.export import artifact_from_checkpoint
-
-    artifact = artifact_from_checkpoint(args.out / BEST, args.out / "artifact", str(args.config))
-    print(f"best model: {artifact.path}, validation score {trainer.state.best:.4f}")
+    path = write_best(config, args.out, args.config.name)
+    print(f"best model: {path}, validation score {trainer.state.best:.4f}")
     return 0
 
 
@@ -68,7 +68,7 @@ def make_trainer(
     torch.manual_seed(config.loop.seed)
     model = Bts(config.model)
     if config.imagenet:
-        model.encoder.encoder.load_imagenet()  # type: ignore[operator,union-attr]
+        model.encoder.encoder.load_imagenet()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(config.frozen) if config.frozen else True)
     settings = configuration.to_mapping(config)
@@ -83,6 +83,43 @@ def make_trainer(
         settings,
         device,
     )
+
+
+def write_best(config: TrainConfig, out: Path, source: str) -> Path:
+    """The best checkpoint in ``out`` as ``out/artifact``, exported and checked; returns that folder.
+
+    Matrices are rounded to float16 once, so that torch and ONNX read the same numbers. source: name of the recipe.
+    """
+    import torch
+
+    from kyn_models.export import export
+    from kyn_models.models.loading import fill, weights_file
+
+    saved = torch.load(out / BEST, map_location="cpu", weights_only=True)
+    model = Bts(config.model)
+    fill(model, saved["averaged"], str(out / BEST))
+    manifest = Manifest(
+        family="bts",
+        config=configuration.to_mapping(config.model),
+        z_near=config.model.z_near,
+        z_far=config.model.z_far,
+        licences=Licences(
+            weights="Apache-2.0",
+            data="synthetic streets of this package; encoder started from ImageNet weights (Apache-2.0)",
+        ),
+        provenance={
+            "recipe": source,
+            "kyn": __version__,
+            "seed": config.loop.seed,
+            "step": saved["step"],
+            "validation score": round(saved["best"], 4),
+        },
+    )
+    artifact = write_artifact(out / "artifact", manifest, {WEIGHTS: weights_file(model, half=True)})
+    _, agreements = export(artifact.path)
+    for agreement in agreements:
+        print(f"{agreement.runtime}: density within {agreement.density:.1e}, depth within {agreement.depth_m:.1e} m")
+    return artifact.path
 
 
 def _streets(path: Path, config: CacheConfig) -> StreetCache:

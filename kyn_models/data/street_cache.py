@@ -1,4 +1,4 @@
-"""Rendered streets with what is true about them, stored once and read many times: the training set of the default model.
+"""Rendered streets with what is true about them, stored once, read many times: the default model's training set.
 
 Each item is a stereo pair of the canonical camera, the depth of both images, and points in front of each with what a
 lidar protocol would say about them: *free* if a scanner saw through them from enough of the places that the vehicle
@@ -114,7 +114,7 @@ def _allocate(path: Path, config: CacheConfig, mode: str) -> dict[str, np.memmap
         "base_from_camera": ((n, 2, 4, 4), np.float64),
     }
     return {
-        name: np.lib.format.open_memmap(path / f"{name}.npy", mode=mode, dtype=dtype, shape=shape)  # type: ignore[arg-type]
+        name: np.lib.format.open_memmap(path / f"{name}.npy", mode=mode, dtype=dtype, shape=shape)
         for name, (shape, dtype) in shapes.items()
     }
 

@@ -27,7 +27,9 @@ def fit(frames: int, config: CacheConfig, progress: Callable[[int], None] = lamb
     return Prior.fit(_frames(frames, config, progress), CAMERA)
 
 
-def _frames(count: int, config: CacheConfig, progress: Callable[[int], None]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _frames(
+    count: int, config: CacheConfig, progress: Callable[[int], None]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for number in range(count):
         seed, place = config.first_seed + number // config.per_street, number % config.per_street
         if place == 0:

@@ -1,0 +1,91 @@
+"""Pictures and meshes: what is drawn where."""
+
+import numpy as np
+import pytest
+
+from kyn_models import occupancy, views
+from kyn_models.artifact import KITTI360_CAMERA, forward_mount
+from kyn_models.ply import write_voxel_mesh
+from kyn_models.types import Prediction, VoxelGridSpec
+
+SPEC = VoxelGridSpec(x_m=(0, 20), y_m=(-6, 6), z_m=(-0.4, 2.8), resolution_m=0.4)
+
+
+@pytest.fixture
+def prediction() -> Prediction:
+    """A box ahead on the left, unknown on the right, depth with sky above and a hole below."""
+    camera = KITTI360_CAMERA.resized(640, 192)
+    volume = np.zeros(SPEC.shape, np.uint8)
+    centres = SPEC.centres()
+    volume[(np.abs(centres[..., 0] - 12) < 1) & (np.abs(centres[..., 1] - 3) < 1) & (centres[..., 2] < 1.6)] = 250
+    volume[centres[..., 1] < -4] = 255
+    depth = np.full((192, 640), 10.0, np.float32)
+    depth[:50] = np.inf
+    depth[180:] = np.nan
+    grid = occupancy.volume_to_grid(volume, SPEC, occupancy.GridOptions())
+    image = np.full((192, 640, 3), 90, np.uint8)
+    return Prediction(0, image, camera, SPEC, forward_mount(1.55, 5.0), depth, volume, grid=grid)
+
+
+def test_depth_colours_keep_sky_and_holes_apart(prediction):
+    colours = views.colourise_depth(prediction.depth_m)
+    assert (colours[0, 0] == (20, 32, 66)).all()
+    assert (colours[191, 0] == views.UNKNOWN_COLOUR).all()
+    near, far = views.colourise_depth(np.array([[4.0, 40.0]], np.float32))[0]
+    assert near.sum() > far.sum()
+
+
+def test_birds_eye_view_has_forward_up_and_left_left(prediction):
+    picture = views.birds_eye_picture(prediction, height=300)
+    width = picture.shape[1] - 92
+    red = (picture[:, :width] == views.OCCUPIED_COLOUR).all(-1)
+    rows, columns = np.nonzero(red)
+    # 12 m ahead of 20, 3 m left of -6..6: above the middle, in the left half.
+    assert abs(rows.mean() / 300 - (1 - 12 / 20)) < 0.03
+    assert abs(columns.mean() / width - (6 - 3) / 12) < 0.03
+    unknown = (picture[:, :width] == views.UNKNOWN_COLOUR).all(-1)
+    assert unknown[:, -4].mean() > 0.8 and unknown[:, width // 2].mean() < 0.1
+
+
+def test_voxels_are_seen_where_they_are(prediction):
+    picture = views.voxel_picture(prediction)
+    empty = views.voxel_picture(
+        Prediction(**{**vars(prediction), "volume": np.zeros(SPEC.shape, np.uint8)}),
+    )
+    changed = (picture != empty).any(-1)
+    assert 200 < changed.sum() < picture.shape[0] * picture.shape[1] / 4
+    assert np.nonzero(changed)[1].mean() < picture.shape[1] / 2
+
+
+def test_a_frame_picture_fits_a_video(prediction):
+    picture = views.frame_picture(prediction, "test")
+    assert picture.dtype == np.uint8 and picture.shape[0] % 2 == 0 and picture.shape[1] % 2 == 0
+
+
+def test_mesh_of_one_voxel_is_a_closed_cube(tmp_path):
+    volume = np.zeros(SPEC.shape, np.uint8)
+    volume[2, 5, 7] = 254
+    file = tmp_path / "v.ply"
+    assert write_voxel_mesh(file, volume, SPEC, 0.65) == 6
+    content = file.read_bytes()
+    header, body = content.split(b"end_header\n", 1)
+    assert b"element vertex 24" in header and b"element face 6" in header
+    vertices = np.frombuffer(body[: 24 * 15], dtype=[("xyz", "<f4", 3), ("rgb", "u1", 3)])
+    low = np.array(SPEC.origin_m) + 0.4 * np.array([7, 5, 2])
+    np.testing.assert_allclose(vertices["xyz"].min(0), low, atol=1e-5)
+    np.testing.assert_allclose(vertices["xyz"].max(0), low + 0.4, atol=1e-5)
+    faces = np.frombuffer(body[24 * 15 :], dtype=[("n", "u1"), ("i", "<i4", 4)])
+    assert (faces["n"] == 4).all() and sorted(faces["i"].ravel()) == list(range(24))
+
+
+def test_video_has_one_frame_per_picture(tmp_path):
+    av = pytest.importorskip("av", reason="videos need PyAV")
+    from kyn_models.video import write_video
+
+    pictures = [np.full((64, 96, 3), 30 * i, np.uint8) for i in range(5)]
+    assert write_video(tmp_path / "v.mp4", pictures) == 5
+    with av.open(str(tmp_path / "v.mp4")) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert len(frames) == 5 and frames[4].mean() > frames[0].mean() + 80
+    with pytest.raises(ValueError, match="no picture"):
+        write_video(tmp_path / "none.mp4", [])
