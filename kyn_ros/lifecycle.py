@@ -45,13 +45,13 @@ def autostart(node: LifecycleNode) -> bool:
 def end_ros(node: Node, executor: Executor, ended: bool) -> None:
     """Tear down; with ``ended`` False the process ends here and now.
 
-    A thread is then still inside a library that cannot be interrupted: waiting would take too long, and tearing down
-    under it would crash.
+    A thread is then still inside a library that cannot be interrupted: waiting for it would take too long, and the
+    interpreter's own end under it may crash.
     """
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.try_shutdown()
     if not ended:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
-    executor.shutdown()
-    node.destroy_node()
-    rclpy.try_shutdown()

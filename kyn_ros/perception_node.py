@@ -198,6 +198,8 @@ class PerceptionNode(LifecycleNode):
         except InputError as error:
             self._drop(error.reason, str(error))
         except Exception as error:  # whatever a runtime raises, the next image gets its chance
+            if self._worker is None:
+                return  # given up: the publishers are gone
             self.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
             self._drop("inference", f"inference failed: {error}")
 

@@ -48,7 +48,7 @@ except ImportError:  # pip has no wheel of tf2_msgs; a ROS 2 installation has it
 ODOM_FRAME, BASE_FRAME, LIDAR_FRAME = "odom", "base_link", "velodyne"
 CLOCK_PERIOD_S = 0.02
 SETTLE_S = 0.5
-"""After discovery a best-effort subscriber still needs a moment until it hears the first message."""
+"""Discovery takes a moment, and after it a best-effort subscriber still does, until it hears the first message."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,13 @@ class ReplayNode(Node):
         lockstep = self.parameters.pace == "lockstep"
         if lockstep and not self._wait_for_perception(executor):
             return 0 if self._stop.is_set() else 1
+        self._spin(executor, time.monotonic() + SETTLE_S)
         while True:
             self._replay_once(executor, lockstep)
             if self._stop.is_set() or not self.parameters.loop:
                 break
+        # Reliable messages that are still on their way need a writer that lives.
+        self._spin(executor, time.monotonic() + SETTLE_S)
         bad = f", {len(self.broken)} broken" if self.broken else ""
         answers = f", {len(self._answered)} answered, {len(self.unanswered)} unanswered" if lockstep else ""
         self.get_logger().info(f"replayed {self.drive.drive}, {len(self.frames)} frames{bad}{answers}")
@@ -141,7 +144,6 @@ class ReplayNode(Node):
         while not self._stop.is_set():
             listens = self._image.get_subscription_count() > 0 and self._info.get_subscription_count() > 0
             if listens and self.count_publishers(self._grids.topic_name) > 0:
-                self._spin(executor, time.monotonic() + SETTLE_S)
                 return True
             if time.monotonic() > deadline:
                 self.get_logger().error(

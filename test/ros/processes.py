@@ -61,7 +61,11 @@ class Process:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._process.poll() is None:
+        # Killed participants leave shared memory behind that disturbs later ones.
+        self._process.terminate()
+        try:
+            self._process.wait(8.0)
+        except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(10.0)
 

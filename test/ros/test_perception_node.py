@@ -83,6 +83,29 @@ def test_all_outputs_carry_the_stamp_and_the_right_frame(bench) -> None:
     assert len(clearing) and ((clearing - base_from_camera[:3, 3]) @ base_from_camera[:3, 2]).max() < metres.max()
 
 
+def test_occupancy_volume(bench) -> None:
+    message = pytest.importorskip("kyn.msg", reason="the messages of kyn are not built for this Python").OccupancyVolume
+    one = bench()
+    volumes = one.listen(message, "occupancy_volume")
+    grid = one.ask(grey=128, stamp_ns=3 * SECOND)
+    assert one.ros.spin_until(lambda: volumes)
+    volume = volumes[0]
+    assert volume.header == grid.header and not volume.labels and not volume.label_names
+    cells = np.frombuffer(volume.data, np.uint8).reshape(volume.size_z, volume.size_y, volume.size_x)
+    assert cells.shape == (7, 40, 100) and volume.origin.position.z == -0.5
+    # A column of the grid is occupied where a cell of the band is: above 0.65 of 254.
+    band = cells[2:5]
+    over = ((band > 0.65 * 254) & (band != message.UNKNOWN)).any(axis=0)
+    np.testing.assert_array_equal(over, np.array(grid.data).reshape(40, 100) == 100)
+
+
+def test_a_missing_volume_message_is_said_and_the_rest_works(bench) -> None:
+    from kyn_ros.outputs import NO_VOLUME_MESSAGE, OccupancyVolume
+
+    status = bench().wait_for_status("outputs", DiagnosticStatus.OK)
+    assert (status.message == NO_VOLUME_MESSAGE) == (OccupancyVolume is None)
+
+
 def _points(cloud: PointCloud2) -> np.ndarray:
     return np.frombuffer(cloud.data, "<f4").reshape(cloud.width, -1)[:, :3]
 

@@ -37,7 +37,10 @@ def drive(tmp_path: Path) -> Path:
 def perception(model: Path, **more: object) -> Process:
     values: dict[str, object] = {"model": model, "runtime": "onnxruntime", "camera_pose": parameter_text(MOUNT)}
     values |= {"grid__resolution_m": 0.5, "grid__z_m": "[-0.5, 3.0]", "depth_rays": "[12, 40]"}
-    return Process(PERCEPTION, *parameters(**(values | more)))
+    process = Process(PERCEPTION, *parameters(**(values | more)))
+    # Participants that start at the same moment on one host may take the same port and then miss each other.
+    process.wait_for_text("active, waiting for images")
+    return process
 
 
 def listen(ros: Any, message: type, topic: str) -> list[Any]:
@@ -52,31 +55,32 @@ def test_lockstep_answers_every_frame_with_its_stamp(ros, model: Path, drive: Pa
     clouds, infos = listen(ros, PointCloud2, "lidar/points"), listen(ros, CameraInfo, "camera_info")
     reader = Kitti360(drive)
     pose = parameter_text(numbers_from_pose(reader.base_from_camera()))
-    with (
-        perception(model, camera_pose=pose) as node,
-        Process(REPLAY, *parameters(data=drive, pace="lockstep")) as replay,
-    ):
-        assert ros.spin_until(lambda: len(grids) == 4, 40.0), node.text + replay.text
-        assert replay.wait(10.0) == 0, replay.text
+    with perception(model, camera_pose=pose):
+        assert ros.spin_until(lambda: ros.nodes[0].count_publishers("occupancy_grid"))
+        with Process(REPLAY, *parameters(data=drive, pace="lockstep")) as replay:
+            assert ros.spin_until(lambda: len(grids) == 4, 20.0), replay.text
+            assert replay.wait(10.0) == 0, replay.text
     assert "4 answered, 0 unanswered" in replay.text and "stamped at 10 Hz" in replay.text
     expected = [reader.stamp_ns(frame) for frame in reader.frames]
     ros.spin_for(0.2)
-    for messages in (grids, odometry, clouds, infos):
-        assert [stamp_ns(message.header.stamp) for message in messages] == expected
-    first = odometry[0].pose.pose.position
-    np.testing.assert_allclose([first.x, first.y, first.z], reader.world_from_base(5)[:3, 3], atol=1e-9)
+    assert [stamp_ns(message.header.stamp) for message in grids] == expected
+    # Lockstep waits for the perception node; this listener may have missed the first frames.
+    for messages in (odometry, clouds, infos):
+        assert [stamp_ns(message.header.stamp) for message in messages] == expected[-len(messages) :]
+    last = odometry[-1]
+    position = last.pose.pose.position
+    np.testing.assert_allclose([position.x, position.y, position.z], reader.world_from_base(8)[:3, 3], atol=1e-9)
     # 1 m per frame at 10 Hz, straight ahead.
-    assert odometry[1].twist.twist.linear.x == pytest.approx(10.0)
-    assert clouds[0].width == len(reader.scan(5))
+    assert last.twist.twist.linear.x == pytest.approx(10.0)
+    assert clouds[-1].width == len(reader.scan(8))
 
 
 def test_an_unanswered_frame_is_named_and_fails(ros, model: Path, drive: Path) -> None:
     # max_rate_hz makes the perception node leave out every second frame.
-    replay_parameters = parameters(data=drive, pace="lockstep", answer_timeout_s=0.5)
+    replay_parameters = parameters(data=drive, pace="lockstep", stop=7, answer_timeout_s=2.5)
     with perception(model, max_rate_hz=5.0) as node, Process(REPLAY, *replay_parameters) as replay:
         assert replay.wait(40.0) == 1, node.text + replay.text
-    assert "2 answered, 2 unanswered" in replay.text
-    assert "frame 6 was not answered" in replay.text and "frame 8 was not answered" in replay.text
+    assert "2 answered, 1 unanswered" in replay.text and "frame 6 was not answered" in replay.text
 
 
 def test_lockstep_without_a_perception_node_says_so(drive: Path) -> None:
@@ -124,12 +128,15 @@ def test_a_corrupt_image_and_a_truncated_scan_are_named_and_the_rest_is_replayed
     scan.write_bytes(scan.read_bytes()[:-3])
     ros.node("listener")
     images, clouds = listen(ros, Image, "image"), listen(ros, PointCloud2, "lidar/points")
-    with Process(REPLAY, *parameters(data=drive, rate=0.2)) as replay:
-        assert ros.spin_until(lambda: len(images) == 3 or None, 15.0), replay.text
-        ros.spin_for(0.3)
-        assert replay.wait(10.0) == 1
+    with Process(REPLAY, *parameters(data=drive, loop=True)) as replay:
+        assert ros.spin_until(lambda: len(images) >= 6, 20.0), replay.text
+        replay.signal(signal.SIGINT)
+        assert replay.wait(5.0) == 1
     assert image.name in replay.text and scan.name in replay.text
-    assert len(clouds) == 2
+    reader = Kitti360(drive)
+    whole = {reader.stamp_ns(frame) for frame in (5, 7, 8)}
+    assert {stamp_ns(message.header.stamp) for message in images} == whole
+    assert {stamp_ns(message.header.stamp) for message in clouds} == whole - {reader.stamp_ns(7)}
 
 
 # -- ends --------------------------------------------------------------------------------------------------------------
@@ -148,7 +155,6 @@ def seconds_to_end(process: Process, *signals: signal.Signals) -> float:
 @pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)])
 def test_clean_end_while_waiting(model: Path, signals: tuple[signal.Signals, ...]) -> None:
     with perception(model) as node:
-        node.wait_for_text("active, waiting for images")
         assert seconds_to_end(node, *signals) < 5.0
 
 
@@ -168,7 +174,6 @@ def test_clean_end_and_diagnostics_during_inference(ros, model: Path, signals: t
         image.publish(image_of(128, SECOND))
         arrivals.clear()
         ros.spin_for(2.3)
-        assert "prepared" not in node.text or not arrivals or True
         assert len(arrivals) >= 2, "diagnostics stopped during inference"
         assert seconds_to_end(node, *signals) < 5.0
 

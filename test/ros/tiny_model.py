@@ -39,13 +39,8 @@ def write_tiny_artifact(path: Path, width: int = 640, height: int = 192) -> Arti
     }
     path.mkdir(parents=True, exist_ok=True)
     np.savez(path / DECODER, **constants)
-    manifest = Manifest(
-        family="bts",
-        config={},
-        camera=TrainingCamera(width=width, height=height, height_m=1.55, pitch_deg=5.0),
-        z_near=Z_NEAR,
-        z_far=Z_FAR,
-    )
+    camera = TrainingCamera(width=width, height=height, height_m=1.55, pitch_deg=5.0)
+    manifest = Manifest(family="bts", config={}, camera=camera, z_near=Z_NEAR, z_far=Z_FAR)
     files = {ENCODER: _encoder(width, height), DECODER: (path / DECODER).read_bytes()}
     return write_artifact(path, manifest, files)
 
