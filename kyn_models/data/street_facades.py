@@ -15,7 +15,7 @@ from kyn_models.data.street_noise import fade, grain2, hashed, joint
 from kyn_models.data.street_solids import BRICK
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def window(u, v, seed, fp):
     """One window in a cell of 0..1 by 0..1: (kind, shade), kind 0 none, 1 frame, 2 glass, 3 shutter or curtain."""
     if u < 0.0 or u > 1.0 or v < 0.0 or v > 1.0:
@@ -27,7 +27,7 @@ def window(u, v, seed, fp):
     return 2, 0.35 + 0.65 * hashed(seed, 7, 7, 7) * (0.4 + 0.6 * v)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def wall(s, along, up, face, fp):
     """Bricks or plaster with stains, on a darker base: (r, g, b)."""
     seed = int(s[10])
@@ -45,7 +45,7 @@ def wall(s, along, up, face, fp):
     return r * stain, g * stain, b * stain
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def opening(s, bay, floor, face, u, v, up, fp):
     """Window, frame, shutter, sill or door at (u, v) of a bay, both 0..1 inside the window: (r, g, b, gloss, found)."""
     seed = int(s[10])
@@ -70,7 +70,7 @@ def opening(s, bay, floor, face, u, v, up, fp):
     return 0.0, 0.0, 0.0, 0.0, False
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def facade(s, h, lx, ly, lz, nx, ny, fp):
     """House wall: (r, g, b, gloss); a: storey height in metres, b: spacing of windows (0: blind wall)."""
     seed = int(s[10])
@@ -93,7 +93,7 @@ def facade(s, h, lx, ly, lz, nx, ny, fp):
     return r, g, b, 0.0
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def tiles(s, along, down, fp):
     """Roof tiles in rows; a: tile size in metres."""
     seed = int(s[10])

@@ -18,7 +18,7 @@ from numba import njit
 from kyn_models.data.street_noise import fade, grain2, hashed, joint, noise2
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def asphalt(paint, road, x, edge, d, fp):
     """Road surface at arc position x, distance ``edge`` (negative) from the kerb, lateral position d: (r, g, b)."""
     seed = int(paint[24])
@@ -70,7 +70,7 @@ def asphalt(paint, road, x, edge, d, fp):
     return r, g, b
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def paving(paint, x, edge, d, fp):
     """Pavement: slabs or asphalt: (r, g, b)."""
     seed = int(paint[24]) + 40
@@ -85,7 +85,7 @@ def paving(paint, x, edge, d, fp):
     return paint[6] * tone, paint[7] * tone, paint[8] * tone
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def garden(paint, x, d, fp):
     """Lawn, soil or gravel beside the pavement: (r, g, b)."""
     seed = int(paint[24]) + 60
@@ -105,7 +105,7 @@ def garden(paint, x, d, fp):
     )
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def ground_colour(paint, road, x, edge, d, z, fp):
     """Colour of the ground by distance from the kerb and lateral position: (r, g, b)."""
     if edge < 0.0 and z < 0.4 * road[4]:

@@ -15,7 +15,7 @@ from numba import njit
 _MASK = 0xFFFFFFFF
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def scrambled(x, y, z, seed):
     """32 random bits that depend on four integers."""
     h = (x * 374761393 + y * 668265263 + z * 2246822519 + seed * 3266489917) & _MASK
@@ -24,13 +24,13 @@ def scrambled(x, y, z, seed):
     return h ^ (h >> 15)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def hashed(x, y, z, seed):
     """A number in [0, 1) that depends on four integers."""
     return (scrambled(x, y, z, seed) & 0xFFFFFF) / 16777216.0
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def noise2(x, y, seed):
     """Smooth noise in [0, 1) with features of size 1."""
     i, j = int(math.floor(x)), int(math.floor(y))
@@ -41,7 +41,7 @@ def noise2(x, y, seed):
     return a * (1 - v) + b * v
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def noise3(x, y, z, seed):
     """Smooth noise in [0, 1) with features of size 1."""
     i, j, k = int(math.floor(x)), int(math.floor(y)), int(math.floor(z))
@@ -54,13 +54,13 @@ def noise3(x, y, z, seed):
     return (a * (1 - v) + b * v) * (1 - w) + (c * (1 - v) + d * v) * w
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def fade(fp, size):
     """How much of a pattern with features of ``size`` metres a pixel of footprint ``fp`` still resolves, 0 to 1."""
     return min(max(1.6 - 1.6 * fp / size, 0.0), 1.0)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def grain2(x, y, size, fp, seed):
     """Noise of three octaves around 0, about -1 to 1, coarsest features of ``size`` metres."""
     total, amplitude = 0.0, 1.0
@@ -74,7 +74,7 @@ def grain2(x, y, size, fp, seed):
     return total
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def grain3(x, y, z, size, fp, seed):
     """Like ``grain2`` in space."""
     total, amplitude = 0.0, 1.0
@@ -88,7 +88,7 @@ def grain3(x, y, z, size, fp, seed):
     return total
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def joint(u, width, fp):
     """Coverage 0 to 1 of a line of ``width`` at integer + 0 positions of u (all in the unit of u)."""
     distance = abs(u - math.floor(u + 0.5))

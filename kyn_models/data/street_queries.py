@@ -12,12 +12,13 @@ import math
 import numpy as np
 from numba import njit
 
+from kyn_models.data.street_compile import entry
 from kyn_models.data.street_rays import BOX, blocked, closest, inside, normal, road_edge
 
 _BINS, _LEAF = 12, 3
 
 
-@njit(cache=True, error_model="numpy")
+@entry
 def solid_bounds(solids):
     """(N, 6) axis-parallel bounds (minimum xyz, maximum xyz) of the solids."""
     out = np.empty((solids.shape[0], 6))
@@ -31,20 +32,20 @@ def solid_bounds(solids):
     return out
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _area(b):
     x, y, z = b[3] - b[0], b[4] - b[1], b[5] - b[2]
     return x * y + y * z + z * x
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _union(a, b):
     for k in range(3):
         a[k] = min(a[k], b[k])
         a[k + 3] = max(a[k + 3], b[k + 3])
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _best_split(boxes, order, first, last):
     """(axis, coordinate) of the cheapest binned surface-area split of order[first:last]; axis -1: none."""
     best, axis, where = 1e300, -1, 0.0
@@ -81,7 +82,7 @@ def _best_split(boxes, order, first, last):
     return axis, where
 
 
-@njit(cache=True, error_model="numpy")
+@entry
 def build_hierarchy(boxes):
     """(order (N,), bounds (M, 6), links (M, 3)) over (N, 6) boxes; leaves refer to positions in ``order``."""
     count = boxes.shape[0]
@@ -117,7 +118,7 @@ def build_hierarchy(boxes):
     return order, bounds[:used].copy(), links[:used].copy()
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@entry
 def occupied(solids, bounds, links, centre, road, points, out):
     """Fill out (N,) bool: is the point (N, 3) inside a solid or the ground?"""
     stack = np.empty(64, np.int32)
@@ -142,7 +143,7 @@ def occupied(solids, bounds, links, centre, road, points, out):
         out[p] = found
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@entry
 def visible(solids, bounds, links, centre, road, origins, points, paired, first, last, out):
     """Fill out[first:last]: is the segment free? Rows are points; columns are origins (one column when paired)."""
     for p in range(first, last):
@@ -156,7 +157,7 @@ def visible(solids, bounds, links, centre, road, origins, points, paired, first,
             out[p, m] = not blocked(solids, bounds, links, centre, road, ox, oy, oz, dx, dy, dz, t_max)
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@entry
 def ranges(solids, bounds, links, centre, road, origin, directions, t_max, first, last, out_t, out_id, out_cos):
     """For rays first..last: distance, what was met (index, GROUND, NOTHING) and cosine of incidence."""
     ox, oy, oz = origin

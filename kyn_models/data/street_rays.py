@@ -11,9 +11,6 @@ A street's geometry is five arrays, always passed in this order as ``*geometry``
 
 The ground is solid below z = 0 on the road and below z = kerb height beside it. A point is on the road where
 ``road_edge`` is negative; that function IS the road, there is no finer truth behind it.
-
-numba caches machine code per file and watches only the file itself: after an edit here, ``touch`` the other
-``street_*.py`` files that call these functions.
 """
 
 # mypy: allow-untyped-defs
@@ -32,7 +29,7 @@ NOTHING, GROUND = -1, -2
 _FAR = 1e30
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _clip(offset: float, slope: float, t0: float, t1: float) -> tuple[float, float]:
     """The part of [t0, t1] where offset + slope * t <= 0."""
     if slope > 1e-14:
@@ -44,7 +41,7 @@ def _clip(offset: float, slope: float, t0: float, t1: float) -> tuple[float, flo
     return t0, t1
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _round_span(ox, oy, dx, dy, k, kd):
     """Where (ox + t dx)^2 + (oy + t dy)^2 <= (k + t kd)^2: roots and the sign of the leading coefficient."""
     a = dx * dx + dy * dy - kd * kd
@@ -62,7 +59,7 @@ def _round_span(ox, oy, dx, dy, k, kd):
     return r1, r0, -1
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def span(solids, i, ox, oy, oz, dx, dy, dz):
     """Interval (t0, t1) of the line o + t d inside solid i; t0 > t1 where the line misses it."""
     s = solids[i]
@@ -111,7 +108,7 @@ def span(solids, i, ox, oy, oz, dx, dy, dz):
     return _clip(-oy + sy * (oz + hz) - hy, -dy + sy * dz, t0, t1)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def inside(solids, i, x, y, z):
     """Whether the point is inside or on solid i."""
     s = solids[i]
@@ -132,7 +129,7 @@ def inside(solids, i, x, y, z):
     return lx <= hx * (1 - s[8] * u) and -lx <= hx * (1 - s[9] * u) and abs(ly) <= hy * (1 - s[10] * u)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def normal(solids, i, lx, ly, lz):
     """Outward unit normal of solid i in ITS frame, at the local point (lx, ly, lz) on its surface."""
     s = solids[i]
@@ -162,7 +159,7 @@ def normal(solids, i, lx, ly, lz):
     return nx / length, ny / length, nz / length
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def road_edge(centre, road, x, y):
     """(signed distance to the kerb, negative on the road; lateral position d, positive left of the centre line)."""
     u = min(max((x - road[0]) / road[1], 0.0), centre.size - 1.001)
@@ -181,7 +178,7 @@ def road_edge(centre, road, x, y):
     return edge, d
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def ground_hit(centre, road, ox, oy, oz, dx, dy, dz, t_max):
     """Distance t to the ground along a ray from above it, ``_FAR`` where it misses, 0 where it starts below."""
     kerb = road[4]
@@ -216,7 +213,7 @@ def ground_hit(centre, road, ox, oy, oz, dx, dy, dz, t_max):
     return tb if floor else _FAR
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _enters(bounds, node, ox, oy, oz, ix, iy, iz, t_max):
     """Distance at which the ray enters a node's box, ``_FAR`` where it does not before t_max."""
     b = bounds[node]
@@ -231,12 +228,12 @@ def _enters(bounds, node, ox, oy, oz, ix, iy, iz, t_max):
     return t0
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _inverse(d):
     return 1.0 / d if abs(d) > 1e-15 else 1e15
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def closest(solids, bounds, links, centre, road, ox, oy, oz, dx, dy, dz, t_max):
     """First surface along o + t d for 0 < t < t_max: (t, index of the solid, GROUND or NOTHING)."""
     best, found = ground_hit(centre, road, ox, oy, oz, dx, dy, dz, t_max), GROUND
@@ -271,7 +268,7 @@ def closest(solids, bounds, links, centre, road, ox, oy, oz, dx, dy, dz, t_max):
     return best, found
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def blocked(solids, bounds, links, centre, road, ox, oy, oz, dx, dy, dz, t_max):
     """Whether any point o + t d with 0 < t < t_max is inside a solid or the ground."""
     if ground_hit(centre, road, ox, oy, oz, dx, dy, dz, t_max) < t_max:

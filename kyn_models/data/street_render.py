@@ -17,6 +17,7 @@ import math
 import numpy as np
 from numba import njit
 
+from kyn_models.data.street_compile import entry
 from kyn_models.data.street_ground import ground_colour
 from kyn_models.data.street_noise import hashed, noise3
 from kyn_models.data.street_rays import (
@@ -35,7 +36,7 @@ from kyn_models.data.street_textures import leaves, sky, solid_colour
 _FAR = 1e30
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def sunlight(solids, bounds, links, surfaces, leak, memo, k, ox, oy, oz, dx, dy, dz):
     """Whether sunlight arrives from direction d: not behind solids, in flecks through foliage.
 
@@ -72,7 +73,7 @@ def sunlight(solids, bounds, links, surfaces, leak, memo, k, ox, oy, oz, dx, dy,
     return 1.0
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _surface(solids, centre, road, surfaces, paint, i, t, x, y, z, dx, dy, dz, pixel):
     """What the ray along d met at (x, y, z): (r, g, b, gloss, normal x, y, z, leafy)."""
     if i == GROUND:
@@ -99,7 +100,7 @@ def _surface(solids, centre, road, surfaces, paint, i, t, x, y, z, dx, dy, dz, p
     return r, g, b, 0.0, nx / length, ny / length, nz / length, True
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _sun_share(solids, bounds, links, surfaces, light, memo, t, x, y, z):
     """Share of the sun's disc, or of the bright part of a veiled sky, that a point sees."""
     if t > 120.0:
@@ -119,7 +120,7 @@ def _sun_share(solids, bounds, links, surfaces, light, memo, t, x, y, z):
     return share / rays
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _mirrored(light, gloss, lit, nx, ny, nz, dx, dy, dz):
     """Radiance (r, g, b) that a glossy surface adds: sky, street fronts near the horizon, glint of the sun."""
     cosine = -(nx * dx + ny * dy + nz * dz)
@@ -137,7 +138,7 @@ def _mirrored(light, gloss, lit, nx, ny, nz, dx, dy, dz):
     return mirror * r + glint, mirror * g + glint, mirror * b + glint
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _shade(solids, bounds, links, centre, road, surfaces, paint, light, memo, i, t, ox, oy, oz, dx, dy, dz, pixel):
     """Radiance of the surface i met at distance t along the unit direction d."""
     x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
@@ -168,7 +169,7 @@ def _shade(solids, bounds, links, centre, road, surfaces, paint, light, memo, i,
     )
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _pixel(solids, bounds, links, centre, road, surfaces, paint, light, memo, pose, lens, u, v, t_max):
     """One ray through image position (u, v): (r, g, b, z-depth, what was met)."""
     cx, cy = (u - lens[2]) / lens[0], (v - lens[3]) / lens[1]
@@ -187,7 +188,7 @@ def _pixel(solids, bounds, links, centre, road, surfaces, paint, light, memo, po
     return r, g, b, t * scale, i
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@entry
 def render_rows(
     solids, bounds, links, centre, road, surfaces, paint, light, pose, lens, t_max, first, last, rgb, depth, met
 ):
@@ -202,7 +203,7 @@ def render_rows(
             depth[v, u], met[v, u] = z, i
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@entry
 def smooth_rows(
     solids,
     bounds,
@@ -254,7 +255,7 @@ def smooth_rows(
             out[v, u, 0], out[v, u, 1], out[v, u, 2] = 0.25 * red, 0.25 * green, 0.25 * blue
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@entry
 def develop_rows(rgb, look, seed, first, last, out):
     """Radiance (H, W, 3) to uint8 by exposure, colour, vignette, noise and a contrast curve, rows first..last."""
     height, width = rgb.shape[0], rgb.shape[1]

@@ -28,7 +28,7 @@ from kyn_models.data.street_solids import (
 )
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def sky(dx, dy, dz, light):
     """Radiance of the sky in direction d. ``light``: see ``street_light``."""
     up = max(dz, 0.0)
@@ -51,7 +51,7 @@ def sky(dx, dy, dz, light):
     return r, g, b
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def leaf(x, y, z, seed):
     """Which leaf covers a point of a clump with leaves of size 1: (32 bits of that leaf's own, distance to it)."""
     i, j, k = int(math.floor(x - 0.5)), int(math.floor(y - 0.5)), int(math.floor(z - 0.5))
@@ -70,18 +70,20 @@ def leaf(x, y, z, seed):
     return own, math.sqrt(best)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def leaves(s, x, y, z, fp):
     """Foliage; a: size of a leaf in metres, b: contrast. Returns (r, g, b, tilt x, y, z of the leaf's normal)."""
     seed, size = int(s[10]), s[6]
-    clump = 0.0
-    keep = fade(fp, size * 5.0)
-    if keep > 0.0:
-        clump = keep * (noise3(x / size / 5.0, y / size / 5.0, z / size / 5.0, seed) - 0.5)
+    clump, reach = 0.0, size * 5.0
+    for octave in range(2):
+        keep = fade(fp, reach)
+        if keep > 0.0:
+            clump += keep * (noise3(x / reach, y / reach, z / reach, seed + octave) - 0.5)
+        reach *= 0.5
     coarse = noise3(x * 0.9, y * 0.9, z * 0.9, seed + 3) - 0.5
     lump = (noise3(x * 2.7, y * 2.7, z * 2.7, seed + 5) - 0.5) * fade(fp, 0.6)
     bright = 0.5 + s[7] * (0.9 * clump + 0.4 * coarse + 0.5 * lump)
-    keep = fade(fp, size * 1.3)
+    keep = fade(fp, size * 1.8)
     mix = 0.5 + coarse
     tx, ty, tz = 0.0, 0.0, 0.25
     if keep > 0.0:
@@ -105,7 +107,7 @@ def leaves(s, x, y, z, fp):
     )
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def car_body(s, h, lx, lz, ly, nx, nz):
     """Lower part of a car: lamps, number plate, bumpers, door gaps: (r, g, b, gloss)."""
     u, w, up = lx / h[3], ly / h[4], lz / h[5]
@@ -127,7 +129,7 @@ def car_body(s, h, lx, lz, ly, nx, nz):
     return s[0], s[1], s[2], s[11]
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def car_cabin(s, h, lx, ly, lz, nx, ny, nz):
     """Upper part of a car: glass between pillars, painted roof: (r, g, b, gloss)."""
     up = (lz / h[5] + 1) * 0.5
@@ -143,7 +145,7 @@ def car_cabin(s, h, lx, ly, lz, nx, ny, nz):
     return 0.012, 0.014, 0.015, 0.75
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def sign_face(s, h, ly, lz, nx):
     """Front of a traffic sign; a: 0 ring, 1 blue, 2 yellow lozenge or name plate, 3 stop."""
     if nx < 0.5:
@@ -157,7 +159,7 @@ def sign_face(s, h, ly, lz, nx):
     return (0.65, 0.65, 0.65) if bar else (s[0], s[1], s[2])
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def solid_colour(s, h, lx, ly, lz, nx, ny, nz, wx, wy, wz, fp):
     """(r, g, b, gloss) of a solid without leaves: surfaces row s, solids row h, local point and normal, world point."""
     material, seed = int(s[8]), int(s[10])

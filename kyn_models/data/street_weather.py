@@ -48,10 +48,10 @@ def draw_light(rng: Generator) -> Float64Array:
 def draw_look(rng: Generator, light: Float64Array) -> Float64Array:
     """Exposure for that light, gamma, contrast, white balance, vignette and noise."""
     arriving = light[4] * max(light[2], 0.35) + light[19]
-    exposure = rng.uniform(1.2, 2.6) / arriving
+    exposure = rng.uniform(0.8, 2.4) / arriving
     warm = rng.normal(0.0, 0.05)
     balance = np.array((1.0 + warm, 1.0, 1.0 - warm)) * rng.uniform(0.97, 1.03, 3)
-    numbers = (rng.uniform(0.42, 0.6), rng.uniform(0.0, 0.8))
+    numbers = (rng.uniform(0.42, 0.62), rng.uniform(0.0, 1.1))
     return np.array(
         (exposure, *numbers, *balance, rng.uniform(0.0, 0.35), rng.uniform(0.002, 0.012), rng.uniform(0.85, 1.5))
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kyn_models.data import street_queries, street_rays
+from kyn_models.data import street_compile, street_queries, street_rays
 from kyn_models.data.street_scene import Rendered, Scene, Street
 from kyn_models.data.street_sensors import BASE_FROM_VELO, BASELINE_M, INTRINSICS, Mount, base_from_camera
 from kyn_models.data.streets import StreetOptions, Streets, StreetsOptions, make_street
@@ -317,3 +317,20 @@ def test_items_are_samples_with_their_scene() -> None:
 def test_wrong_options_say_what_was_wrong(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()  # type: ignore[operator]
+
+
+def test_compiled_code_is_made_anew_when_any_source_changes(tmp_path: Path) -> None:
+    folder = Path(street_compile.__file__).parent
+    for name in folder.glob("street_*.py"):
+        (tmp_path / name.name).write_bytes(name.read_bytes())
+    assert street_compile._digest(tmp_path) == street_compile.SOURCES
+    compiled = {path.name for path in folder.glob("street_*.py") if "@njit(" in path.read_text().split("def entry")[0]}
+    assert len(compiled) >= 6
+    for name in compiled - {"street_compile.py"}:
+        before = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(before + "# changed\n")
+        assert street_compile._digest(tmp_path) != street_compile.SOURCES, name
+        (tmp_path / name).write_text(before)
+    make_street(0).at(0.0).occupied(np.zeros((1, 3)))
+    keys = street_queries.occupied._cache._cache_file._load_index()  # type: ignore[attr-defined]
+    assert any(key[-1] == street_compile.SOURCES for key in keys)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from kyn_models.cli import main
-from kyn_models.data.street_sensors import CAM_TO_VELO, Mount
+from kyn_models.data.kitti360 import Kitti360
+from kyn_models.data.street_sensors import BASE_FROM_VEHICLE, CAM_TO_VELO, Mount, base_from_camera
 from kyn_models.data.street_writer import MARKER, write_kitti360
 from kyn_models.data.streets import StreetOptions, make_street
 
@@ -107,6 +108,25 @@ def test_poses_and_camera_poses_are_one_chain(drive: Path) -> None:
         assert np.allclose(world_from_vehicle @ to_pose @ np.linalg.inv(rectified), camera.reshape(4, 4), atol=2e-6)
         assert world_from_vehicle[2, 3] == pytest.approx(0.93, abs=1e-4)
     assert 2.0 < np.linalg.norm(poses[1, [4, 8]] - poses[0, [4, 8]]) < 3.7
+
+
+def test_the_reader_of_real_drives_reads_them(drive: Path) -> None:
+    data = Kitti360(drive)
+    sample = data[1]
+    street = make_street(11, StreetOptions(drive_m=20.0))
+    mount = base_from_camera("00", Mount(height_m=0.07, pitch_rad=0.02, roll_rad=-0.01))
+    assert len(data) == 2 and sample.observation.key.image.shape == (*SIZE[::-1], 3)
+    assert np.allclose(sample.observation.base_from_camera, mount, atol=1e-5)
+    assert np.allclose(data.world_from_base(5), street.world_from_base(0.5), atol=1e-5)
+    assert data.base_from_velo()[2, 3] == pytest.approx(1.766, abs=0.002)
+
+
+def test_chain_is_the_one_of_real_drives(shared_data: Path) -> None:
+    drive = next((shared_data / "kitti360" / "data_poses").iterdir())
+    poses, cameras = (np.loadtxt(drive / name)[:, 1:] for name in ("poses.txt", "cam0_to_world.txt"))
+    for pose, camera in zip(poses, cameras, strict=True):
+        world_from_base = np.vstack([pose.reshape(3, 4), (0, 0, 0, 1)]) @ np.linalg.inv(BASE_FROM_VEHICLE)
+        assert np.allclose(world_from_base @ base_from_camera("00"), camera.reshape(4, 4), atol=1e-5)
 
 
 def test_without_another_mount_the_calibration_is_kitti360s(tmp_path: Path) -> None:
