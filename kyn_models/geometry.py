@@ -34,14 +34,20 @@ class Projection(NamedTuple):
     invalid: Tensor
 
 
+def _rotate(matrix: Tensor, points: Tensor) -> Tensor:
+    """(B, 3, 3) times (B, N, 3), in float32 also under autocast: bfloat16 would move points by whole pixels."""
+    with torch.autocast(points.device.type, enabled=False):
+        return points.float() @ matrix.float().transpose(1, 2)
+
+
 def transform(a_from_b: Tensor, points: Tensor) -> Tensor:
     """(B, 4, 4) pose applied to (B, N, 3) points."""
-    return points @ a_from_b[:, :3, :3].transpose(1, 2) + a_from_b[:, None, :3, 3]
+    return _rotate(a_from_b[:, :3, :3], points) + a_from_b[:, None, :3, 3]
 
 
 def project(k_norm: Tensor, points: Tensor) -> Projection:
     """(B, N, 3) points in camera axes onto the image; invalid behind the camera or outside the image."""
-    homogeneous = points @ k_norm.transpose(1, 2)
+    homogeneous = _rotate(k_norm, points)
     z = homogeneous[..., 2]
     uv = homogeneous[..., :2] / z.clamp(min=EPSILON_M).unsqueeze(-1)
     return Projection(uv, z, (z <= EPSILON_M) | (uv.abs() > 1).any(dim=-1))
