@@ -1,0 +1,73 @@
+"""Every command block of the README: run by a test, or checked for names and options and listed here as not run."""
+
+import argparse
+import re
+import shlex
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from kyn_models import cli
+from kyn_ros.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+RUN = {
+    "make demo": "the demo runs in CI and in test/ros/test_demo.py",
+    "make test": "this is it",
+    "kyn image street.jpg --fov 70": "test/test_image_command.py",
+    "kyn bag /data/KITTI-360 drive_0000 --drive 2013_05_28_drive_0000_sync": "test/ros/test_kitti360_bag.py",
+    "colcon build --packages-select kyn && source install/setup.bash": "test/test_build_colcon.py",
+}
+"""Command to the test that runs it (with other paths)."""
+
+NOT_RUN = {
+    "cd ~/ws": "a ROS 2 workspace",
+    "rosdep install --from-paths src --ignore-src -y": "needs a ROS 2 installation",
+    "pip install openvino numba": "needs a ROS 2 installation; the same libraries are installed by make setup",
+    "ros2 launch": "needs a ROS 2 installation; arguments are checked here, launch files in test_launch_files.py",
+    "kyn train": "takes an hour; the loop is tested in test/test_train.py, options are checked here",
+}
+"""Beginning of a command to the reason why no test runs it."""
+
+
+def commands() -> list[str]:
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
+    return [re.sub(r"\s+#.*", "", line).strip() for line in lines if line.strip()]
+
+
+def test_there_are_commands():
+    assert len(commands()) >= 10
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_is_run_by_a_test_or_listed(command):
+    assert command in RUN or any(command.startswith(start) for start in NOT_RUN)
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("kyn ")])
+def test_kyn_commands_have_these_options(command):
+    words = shlex.split(command)[1:]
+    arguments = cli._parser(COMMANDS, words[0]).parse_args(words)
+    assert isinstance(arguments, argparse.Namespace)
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("ros2 launch kyn ")])
+def test_launch_arguments_exist(command):
+    file, *given = shlex.split(command)[3:]
+    known = {item.get("name") for item in ElementTree.parse(ROOT / "launch" / file).getroot().findall("arg")}
+    assert {word.split(":=")[0] for word in given} <= known
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("make ")])
+def test_make_targets_exist(command):
+    assert re.search(rf"^{command.split()[1]}:", (ROOT / "Makefile").read_text(), re.M)
+
+
+def test_linked_files_exist():
+    missing = [
+        path for path in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in path and not (ROOT / path).exists()
+    ]
+    assert not missing
