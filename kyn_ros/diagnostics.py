@@ -24,6 +24,7 @@ OK, WARN, ERROR, STALE = (
 )
 RECENT = 50
 LOST_IMAGES_S = 2.0
+SAME_CLOCK_S = 3600.0
 
 FAST_DDS_ADVICE = (
     "camera_info arrives but no image: Fast DDS loses large best-effort images without its profile; set "
@@ -136,7 +137,7 @@ class FrameLog:
             values = {
                 "image_rate_hz": f"{self._image.rate_hz():.1f}",
                 "image_age_s": "none yet" if age is None else f"{age:.1f}",
-                "input_delay_ms": "" if self._input_delay_s is None else f"{self._input_delay_s * 1e3:.0f}",
+                "input_delay_ms": _delay_text(self._input_delay_s),
                 "images": str(self._image.count),
                 "camera_infos": str(self._info.count),
                 "answered": str(self._answered),
@@ -159,6 +160,13 @@ class FrameLog:
         if self._fault is not None:
             return ERROR, self._fault
         return OK, "images are answered" if self._answered else "images arrive"
+
+
+def _delay_text(delay_s: float | None) -> str:
+    if delay_s is None:
+        return ""
+    # A replay without use_sim_time: the difference to today says nothing.
+    return f"{delay_s * 1e3:.0f}" if abs(delay_s) < SAME_CLOCK_S else "stamps are of another clock"
 
 
 def make_status(name: str, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticStatus:

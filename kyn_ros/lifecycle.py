@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -52,6 +53,10 @@ def end_ros(node: Node, executor: Executor, ended: bool) -> None:
     node.destroy_node()
     rclpy.try_shutdown()
     if not ended:
+        # rclpy ends a state machine only with its node object, which the busy thread keeps alive; the participant
+        # lives as long, and its shared memory would stay behind.
+        vars(node).pop("_state_machine", None)
+        gc.collect()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)

@@ -22,6 +22,9 @@ from kyn_ros.perception_node import PerceptionNode
 CAMERA = KITTI360_CAMERA.resized(352, 94)
 FRAME = "camera_optical"
 SECOND = 1_000_000_000
+MOUNT = [0.0, 0.0, 1.55, -np.pi / 2 - np.radians(5.0), 0.0, -np.pi / 2]
+"""Like the training mount: 1.55 m high, 5 degrees down, looking ahead."""
+SMALL_GRID = {"grid.resolution_m": 0.5, "grid.z_m": [-0.5, 3.0], "depth_rays": [12, 40], "runtime": "onnxruntime"}
 
 
 def image_of(grey: int, stamp_ns: int, camera: Intrinsics = CAMERA) -> Image:

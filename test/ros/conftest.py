@@ -25,10 +25,6 @@ set_fastdds_profile()
 if importlib.util.find_spec("rclpy") is None and os.environ.get("KYN_REQUIRE_ROS") == "1":
     raise RuntimeError("KYN_REQUIRE_ROS=1, but rclpy is not installed: pip install 'kyn[ros]'")
 
-MOUNT = [0.0, 0.0, 1.55, -np.pi / 2 - np.radians(5.0), 0.0, -np.pi / 2]
-"""Like the training mount: 1.55 m high, 5 degrees down, looking ahead."""
-SMALL_GRID = {"grid.resolution_m": 0.5, "grid.z_m": [-0.5, 3.0], "depth_rays": [12, 40], "runtime": "onnxruntime"}
-
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -36,7 +32,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnx", reason="the tiny model's encoder is written with onnx")
     from tiny_model import write_tiny_artifact
 
-    return write_tiny_artifact(tmp_path_factory.mktemp("tiny") / "model").path
+    from kyn_models.artifact import KITTI360_CAMERA
+    from kyn_models.predictor import Predictor
+
+    artifact = write_tiny_artifact(tmp_path_factory.mktemp("tiny") / "model")
+    # Compiles the decoder where its cache is empty, so that no test waits for it.
+    Predictor(artifact, "onnxruntime", depth_rays=(12, 40)).prepare(KITTI360_CAMERA, np.eye(4))
+    return artifact.path
 
 
 class Ros:
@@ -92,7 +94,7 @@ def ros() -> Iterator[Ros]:
 @pytest.fixture
 def bench(ros: Ros, model: Path) -> Iterator[Callable[..., Any]]:
     """``bench(**parameters)``: a configured and active perception node with a camera and listeners beside it."""
-    from bench import Bench
+    from bench import MOUNT, SMALL_GRID, Bench
 
     made: list[Bench] = []
 

@@ -109,3 +109,19 @@ def test_camera_info_without_images_names_the_fast_dds_profile(bench) -> None:
         one.ros.spin_for(0.1)
     status = one.status("input")
     assert status.level == DiagnosticStatus.WARN and "FASTRTPS_DEFAULT_PROFILES_FILE" in status.message
+
+
+def test_a_failing_runtime_costs_one_image_and_not_the_node(bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = bench()
+    one.ask(grey=128, stamp_ns=SECOND)
+    predictor = one.node._perception.predictor
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predictor, "predict", fail)
+        one.send(image_of(128, 2 * SECOND), info_of(2 * SECOND))
+        status = one.wait_for_status("input", DiagnosticStatus.ERROR, "inference failed: out of memory")
+    assert values_of(status)["dropped: inference"] == "1"
+    one.ask(grey=128, stamp_ns=3 * SECOND)

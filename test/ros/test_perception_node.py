@@ -10,8 +10,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 
-from bench import CAMERA, FRAME, SECOND, image_of, info_of, values_of
-from conftest import MOUNT
+from bench import CAMERA, FRAME, MOUNT, SECOND, image_of, info_of, values_of
 from diagnostic_msgs.msg import DiagnosticStatus
 from nav_msgs.msg import OccupancyGrid
 from rclpy.lifecycle import TransitionCallbackReturn

@@ -12,9 +12,10 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 
-from bench import SECOND, image_of, info_of
-from conftest import MOUNT
+from bench import MOUNT, SECOND, image_of, info_of
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from nav_msgs.msg import OccupancyGrid, Odometry
 from processes import Process, parameters
 from rosgraph_msgs.msg import Clock
@@ -27,6 +28,13 @@ from kyn_ros.mount import numbers_from_pose, parameter_text
 from kyn_ros.params import TopicQos
 
 PERCEPTION, REPLAY = "kyn_ros.perception_node", "kyn_ros.replay_node"
+SMALL = {
+    "runtime": "onnxruntime",
+    "camera_pose": parameter_text(MOUNT),
+    "grid__resolution_m": 0.5,
+    "grid__z_m": "[-0.5, 3.0]",
+    "depth_rays": "[12, 40]",
+}
 
 
 @pytest.fixture
@@ -35,9 +43,7 @@ def drive(tmp_path: Path) -> Path:
 
 
 def perception(model: Path, **more: object) -> Process:
-    values: dict[str, object] = {"model": model, "runtime": "onnxruntime", "camera_pose": parameter_text(MOUNT)}
-    values |= {"grid__resolution_m": 0.5, "grid__z_m": "[-0.5, 3.0]", "depth_rays": "[12, 40]"}
-    process = Process(PERCEPTION, *parameters(**(values | more)))
+    process = Process(PERCEPTION, *parameters(**{**SMALL, "model": model, **more}))
     # Participants that start at the same moment on one host may take the same port and then miss each other.
     process.wait_for_text("active, waiting for images")
     return process
@@ -77,7 +83,7 @@ def test_lockstep_answers_every_frame_with_its_stamp(ros, model: Path, drive: Pa
 
 def test_an_unanswered_frame_is_named_and_fails(ros, model: Path, drive: Path) -> None:
     # max_rate_hz makes the perception node leave out every second frame.
-    replay_parameters = parameters(data=drive, pace="lockstep", stop=7, answer_timeout_s=2.5)
+    replay_parameters = parameters(data=drive, pace="lockstep", stop=7, answer_timeout_s=5.0)
     with perception(model, max_rate_hz=5.0) as node, Process(REPLAY, *replay_parameters) as replay:
         assert replay.wait(40.0) == 1, node.text + replay.text
     assert "2 answered, 1 unanswered" in replay.text and "frame 6 was not answered" in replay.text
@@ -103,6 +109,30 @@ def test_clock_pace_keeps_time_and_ticks(ros, drive: Path) -> None:
     seconds = [stamp_ns(tick.clock) * 1e-9 for tick in ticks]
     ahead = np.diff(seconds)
     assert len(ticks) > 4 * len(images) and np.median(ahead[ahead >= 0]) < 0.03
+
+
+def test_a_lifecycle_manager_can_drive_the_node(ros, model: Path) -> None:
+    ros.node("manager")
+    grids = listen(ros, OccupancyGrid, "occupancy_grid")
+    client = ros.nodes[0].create_client(ChangeState, "perception_node/change_state")
+    image = ros.nodes[0].create_publisher(Image, "image", TopicQos().profile(5))
+    info = ros.nodes[0].create_publisher(CameraInfo, "camera_info", TopicQos().profile(5))
+    with Process(PERCEPTION, *parameters(**SMALL, model=model, autostart=False)) as node:
+        assert ros.spin_until(client.service_is_ready, 20.0), node.text
+        steps = ((Transition.TRANSITION_CONFIGURE, "mount from"), (Transition.TRANSITION_ACTIVATE, "active, waiting"))
+        for transition, text in steps:
+            # Asked again, because a request is lost where the server has not found the client yet.
+            for _ in range(5):
+                client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+                if ros.spin_until(lambda text=text: text in node.text, 5.0):
+                    break
+            assert text in node.text
+        assert ros.spin_until(lambda: image.get_subscription_count() and info.get_subscription_count())
+        assert ros.spin_until(lambda: ros.nodes[0].count_publishers("occupancy_grid"))
+        ros.spin_for(0.3)
+        info.publish(info_of(SECOND))
+        image.publish(image_of(128, SECOND))
+        assert ros.spin_until(lambda: grids, 20.0), node.text
 
 
 @pytest.mark.parametrize(

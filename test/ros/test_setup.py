@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 
-from bench import SECOND, Bench, image_of, info_of
-from conftest import MOUNT, SMALL_GRID
+from bench import MOUNT, SECOND, SMALL_GRID, Bench, image_of, info_of, values_of
 from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import Quaternion, TransformStamped
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
+
+from kyn_ros.perception_node import PerceptionNode
 
 CONFIGURED = TransitionCallbackReturn.SUCCESS
 
@@ -91,6 +94,34 @@ def test_no_mount_is_refused(ros, model: Path) -> None:
     one = Bench(ros, {"model": str(model), **SMALL_GRID}, activate=False)
     assert one.node.trigger_configure() == TransitionCallbackReturn.FAILURE
     assert "camera_pose is not set" in one.wait_for_status("model", DiagnosticStatus.ERROR).message
+
+
+def test_mount_from_tf(ros, model: Path) -> None:
+    tf2_ros = pytest.importorskip("tf2_ros", reason="tf2_ros is part of a ROS 2 installation")
+    from kyn_ros.mount import pose_from_numbers, quaternion_from_pose
+
+    one = Bench(ros, {"model": str(model), **SMALL_GRID, "tf_timeout_s": 1.0})
+    one.send(image_of(128, SECOND), info_of(SECOND))
+    one.wait_for_status("input", DiagnosticStatus.ERROR, "TF has no transform from 'camera_optical' to 'base_link'")
+    transform = TransformStamped(child_frame_id="camera_optical")
+    transform.header.frame_id = "base_link"
+    transform.transform.translation.z = MOUNT[2]
+    q = quaternion_from_pose(pose_from_numbers(MOUNT))
+    transform.transform.rotation = Quaternion(x=q[0], y=q[1], z=q[2], w=q[3])
+    broadcaster = tf2_ros.StaticTransformBroadcaster(one.peer)
+    broadcaster.sendTransform(transform)
+    one.ask(128, 2 * SECOND)
+    assert values_of(one.wait_for_status("mount", DiagnosticStatus.OK))["source"] == "TF"
+
+
+def test_stopping_while_the_model_loads_is_not_waited_for(ros, model: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    given = {"model": str(model), "camera_pose": MOUNT, **SMALL_GRID}
+    overrides = [Parameter(name, value=value) for name, value in given.items()]
+    node = ros.add(PerceptionNode(stop, context=ros.context, parameter_overrides=overrides))
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert node.finish() is False, "the loading thread is left to itself"
 
 
 def test_a_refused_node_can_be_mended_and_configured(ros, model: Path) -> None:
