@@ -24,7 +24,13 @@ FRAME = "camera_optical"
 SECOND = 1_000_000_000
 MOUNT = [0.0, 0.0, 1.55, -np.pi / 2 - np.radians(5.0), 0.0, -np.pi / 2]
 """Like the training mount: 1.55 m high, 5 degrees down, looking ahead."""
-SMALL_GRID = {"grid.resolution_m": 0.5, "grid.z_m": [-0.5, 3.0], "depth_rays": [12, 40], "runtime": "onnxruntime"}
+SMALL_GRID = {
+    "grid.resolution_m": 0.5,
+    "grid.z_m": [-0.5, 3.0],
+    "depth_rays": [12, 40],
+    "runtime": "onnxruntime",
+    "input_timeout_s": 30.0,
+}
 
 
 def image_of(grey: int, stamp_ns: int, camera: Intrinsics = CAMERA) -> Image:
