@@ -97,21 +97,23 @@ def _private_graph() -> None:
 
 def _record(args: argparse.Namespace, data: Path, drive, frames: int, bag: Path):  # type: ignore[no-untyped-def]
     from kyn_ros.demo_report import Recording, listen
-    from kyn_ros.mount import numbers_from_pose
+    from kyn_ros.mount import numbers_from_pose, parameter_text
 
-    pose = ", ".join(f"{value:.9g}" for value in numbers_from_pose(drive.base_from_camera()))
-    perception = _node(
-        "kyn_ros.perception_node",
-        model=str(args.model.resolve()),
-        runtime=args.runtime,
-        camera_pose=f"[{pose}]",
-        input_rectified="true",
-        use_sim_time="true",
-        **{"qos.image.reliability": "reliable"},
-    )
-    replay: subprocess.Popen | None = None
+    processes: list[subprocess.Popen] = []
     try:
+        # The listener first, the replay once the node answers: what starts at the same moment may never meet.
         with listen(bag) as recorder:
+            perception = _node(
+                "kyn_ros.perception_node",
+                model=str(args.model.resolve()),
+                runtime=args.runtime,
+                camera_pose=parameter_text(numbers_from_pose(drive.base_from_camera())),
+                input_rectified="true",
+                use_sim_time="true",
+                **{"qos.image.reliability": "reliable"},
+            )
+            processes.append(perception)
+            recorder.until_published(perception)
             replay = _node(
                 "kyn_ros.replay_node",
                 data=str(data.resolve()),
@@ -120,10 +122,11 @@ def _record(args: argparse.Namespace, data: Path, drive, frames: int, bag: Path)
                 start=str(drive.frames[0]),
                 stop=str(drive.frames[frames - 1]),
             )
+            processes.append(replay)
             recording: Recording = recorder.until_finished(replay, perception, frames)
         return replay.returncode or (0 if recording.grids == frames else 1), recording
     finally:
-        _stop([replay, perception])
+        _stop(processes)
 
 
 def _node(module: str, **parameters: str) -> subprocess.Popen:
@@ -133,9 +136,9 @@ def _node(module: str, **parameters: str) -> subprocess.Popen:
     return subprocess.Popen(command, start_new_session=True)
 
 
-def _stop(processes: Sequence[subprocess.Popen | None]) -> None:
+def _stop(processes: Sequence[subprocess.Popen]) -> None:
     """Ask politely, wait, and only then insist."""
-    running = [process for process in processes if process is not None and process.poll() is None]
+    running = [process for process in processes if process.poll() is None]
     for process in running:
         process.send_signal(signal.SIGINT)
     for process in running:

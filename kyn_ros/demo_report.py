@@ -31,6 +31,7 @@ PER_FRAME = ("occupancy_grid", "occupancy_volume", "depth/image_rect", "points")
 """Outputs that are waited for before a recording is called complete."""
 
 DRAIN_SECONDS = 5.0
+START_SECONDS = 120.0
 
 
 def recorded_topics() -> dict[str, type]:
@@ -72,6 +73,16 @@ class _Listener:
     def _diagnosed(self, message: DiagnosticArray) -> None:
         for status in message.status:
             self._status.update({pair.key: pair.value for pair in status.values})
+
+    def until_published(self, perception: subprocess.Popen) -> None:
+        """Spin until the perception node publishes grids. Raises ``ValueError`` if it ends or takes too long."""
+        deadline = time.monotonic() + START_SECONDS
+        while not self._recorder.count_publishers("occupancy_grid"):
+            self._executor.spin_once(timeout_sec=0.05)
+            if perception.poll() is not None or time.monotonic() > deadline:
+                raise ValueError(
+                    f"the perception node is not active after {START_SECONDS:.0f} s at most; its messages above say why"
+                )
 
     def until_finished(self, replay: subprocess.Popen, perception: subprocess.Popen, frames: int) -> Recording:
         """Spin until the replay has ended and its last answers are here; progress is printed."""
@@ -204,9 +215,7 @@ def _prediction(
         spec=spec,
         base_from_camera=base_from_camera,
         depth_m=np.frombuffer(depth.data, dtype=np.float32).reshape(depth.height, depth.width),
-        volume=np.zeros(spec.shape, np.uint8)
-        if volume is None
-        else np.frombuffer(volume.data, np.uint8).reshape(spec.shape),
+        volume=probabilities,
         grid=cells,
     )
 

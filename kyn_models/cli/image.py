@@ -35,9 +35,8 @@ def run(args: argparse.Namespace) -> int:
     intrinsics = camera_from_fov(fov, image.shape[1], image.shape[0])
     artifact = Artifact.load(args.model)
     trained = artifact.manifest.camera
-    mount = forward_mount(
-        trained.height_m if args.height is None else args.height, trained.pitch_deg if args.pitch is None else args.pitch
-    )
+    height_m = trained.height_m if args.height is None else args.height
+    mount = forward_mount(height_m, trained.pitch_deg if args.pitch is None else args.pitch)
     predictor = Predictor(artifact, args.runtime)
     prediction = predictor.predict(Observation((PosedFrame(image, intrinsics),), mount))
     out = args.out or args.photo.with_name(args.photo.stem + "_kyn")

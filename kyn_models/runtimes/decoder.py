@@ -172,7 +172,7 @@ def _softplus(x):  # type: ignore[no-untyped-def]  # numba infers the types
     return max(x, np.float32(0)) + np.log1p(np.exp(-abs(x)))
 
 
-@numba.njit(parallel=True, fastmath={"contract", "reassoc", "nsz"}, cache=True, error_model="numpy")
+@numba.njit(parallel=True, fastmath={"contract", "reassoc", "nsz"}, cache=True, nogil=True, error_model="numpy")
 def _densities(features, index, weight, codes, w_out, b_out, sigma):  # type: ignore[no-untyped-def]
     hidden = w_out.shape[0]
     for i in numba.prange(index.shape[0]):
@@ -180,14 +180,12 @@ def _densities(features, index, weight, codes, w_out, b_out, sigma):  # type: ig
         wa, wb, wc, wd = weight[i, 0], weight[i, 1], weight[i, 2], weight[i, 3]
         total = np.float32(0)
         for h in range(hidden):
-            value = (
-                wa * features[a, h] + wb * features[b, h] + wc * features[c, h] + wd * features[d, h] + codes[i, h]
-            )
+            value = wa * features[a, h] + wb * features[b, h] + wc * features[c, h] + wd * features[d, h] + codes[i, h]
             total += w_out[h] * max(value, np.float32(0))
         sigma[i] = _softplus(total + b_out)
 
 
-@numba.njit(parallel=True, fastmath={"contract", "reassoc", "nsz"}, cache=True, error_model="numpy")
+@numba.njit(parallel=True, fastmath={"contract", "reassoc", "nsz"}, cache=True, nogil=True, error_model="numpy")
 def _march(features, index, weight, codes, along, w_out, b_out, z, depth):  # type: ignore[no-untyped-def]
     hidden = w_out.shape[0]
     count = z.shape[0]
