@@ -205,7 +205,7 @@ def _prediction(
     cells = np.asarray(grid.data, dtype=np.int8).reshape(grid.info.height, grid.info.width)
     volume = got.get("occupancy_volume")
     spec = _spec(grid, volume)
-    probabilities = np.zeros(spec.shape, np.uint8)
+    probabilities: UInt8Array = np.zeros(spec.shape, np.uint8)
     if volume is not None:
         probabilities = np.frombuffer(volume.data, np.uint8).reshape(spec.shape)
     return Prediction(
