@@ -7,6 +7,7 @@ options, objects of libraries that are not installed). Tensors are read from the
 
 from __future__ import annotations
 
+import math
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -95,13 +96,13 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "collections" and name == "OrderedDict":
             return _Dictionary
-        if module == "torch" and name in STORAGES:
+        if module in ("torch", "torch.cuda") and name in STORAGES:
             return STORAGES[name]
         if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
-            return _tensor_of
+            return lambda *arguments: _tensor_of(*arguments)
         if module == "torch._utils" and name == "_rebuild_parameter":
-            return _parameter_of
-        # A class of its own for every load: nothing that a file does to it outlives the file.
+            return lambda data, *_: data
+        # Functions and classes of their own for every load: nothing that a file does to them outlives the file.
         return type("Foreign", (Foreign,), {})
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -111,7 +112,7 @@ class _Reader(pickle.Unpickler):
         return _Storage(dtype, str(key), int(elements))
 
 
-# Functions, not methods or classes: a pickle can call them with any argument, so they check and only describe.
+# A pickle can call this with any argument, so it checks and only describes.
 def _tensor_of(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> StoredTensor:
     if not isinstance(storage, _Storage):
         raise pickle.UnpicklingError("a tensor without a storage")
@@ -120,10 +121,6 @@ def _tensor_of(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> 
     if min((tensor.offset, *tensor.shape, *tensor.strides)) < 0 or (0 not in tensor.shape and last >= storage.elements):
         raise pickle.UnpicklingError("a tensor beyond its storage")
     return tensor
-
-
-def _parameter_of(data: Any, *_: Any) -> Any:
-    return data
 
 
 class Checkpoint:
@@ -147,6 +144,10 @@ class Checkpoint:
     def tensor(self, stored: StoredTensor) -> Tensor:
         """Read one tensor: contiguous, on the CPU, in the type it was saved with. Raises ``ValueError`` if cut off."""
         dtype, key, elements = stored.storage
+        if math.prod(stored.shape) > elements:
+            raise ValueError(
+                f"{self.path}: got a weight of shape {list(stored.shape)} with {elements} stored values only"
+            )
         size = elements * dtype.itemsize
         if self._entries:
             with zipfile.ZipFile(self.path) as archive, archive.open(self._entry(key)) as stream:
@@ -165,6 +166,8 @@ class Checkpoint:
     def _read_zip(self) -> Any:
         with zipfile.ZipFile(self.path) as archive:
             names = archive.namelist()
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("a zip file with compressed entries")
             roots = [name.removesuffix("data.pkl") for name in names if name.endswith("data.pkl")]
             if len(roots) != 1 or f"{roots[0]}constants.pkl" in names:
                 raise ValueError("a zip file of another kind")
