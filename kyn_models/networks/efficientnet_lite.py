@@ -27,18 +27,21 @@ FEATURE_STAGES = (0, 1, 2, 4, 6)
 
 
 class SameConv2d(nn.Conv2d):
-    """Convolution without bias; at stride 2 the odd padding pixel lies to the right and below."""
+    """Convolution without bias to ceil(size / stride) pixels; an odd pixel of padding lies to the right and below."""
 
     def __init__(self, channels_in: int, channels_out: int, size: int, stride: int = 1, groups: int = 1) -> None:
         symmetric = (size - 1) // 2 if stride == 1 else 0
         super().__init__(channels_in, channels_out, size, stride, symmetric, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.stride[0] == 1:
+        size, stride = self.kernel_size[0], self.stride[0]
+        if stride == 1:
             return super().forward(x)
-        before = (self.kernel_size[0] - 2) // 2
-        after = self.kernel_size[0] - 2 - before
-        return super().forward(functional.pad(x, (before, after, before, after)))
+        pads = []
+        for length in (x.shape[3], x.shape[2]):
+            total = max(0, (length - 1) // stride * stride + size - length)
+            pads += [total // 2, total - total // 2]
+        return super().forward(functional.pad(x, pads))
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:

@@ -13,7 +13,7 @@ pytest.importorskip("torch", reason="the reference is the torch runtime")
 pytest.importorskip("numba", reason="the compiled decoder needs numba")
 
 from kyn_models import runtimes
-from kyn_models.artifact import ENCODER, SELFTEST, Artifact, write_artifact
+from kyn_models.artifact import ENCODER, SELFTEST, Artifact, default_artifact, write_artifact
 from kyn_models.runtimes.queries import PointQuery, RayQuery
 from kyn_models.runtimes.torch_runtime import PlainTorch
 
@@ -49,6 +49,14 @@ def test_agrees_with_plain_torch(name: str, tiny_artifact: Path, questions: tupl
     assert plain["density"].std() > 0.01 and np.isfinite(plain["depth"]).all()
     assert (np.abs(answer["density"] - plain["density"]) <= 1e-4 + 1e-3 * plain["density"]).all()
     np.testing.assert_allclose(answer["depth"], plain["depth"], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime", "torch"])
+def test_the_shipped_model_runs(name: str) -> None:
+    pytest.importorskip(name, reason=f"{name} is not installed")
+    artifact = Artifact.load(default_artifact())
+    assert sum(file.stat().st_size for file in artifact.path.iterdir()) < 25e6
+    assert runtimes.self_test(runtimes.choose(name, artifact, silent), artifact) < 1e-3
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime", "torch"])
