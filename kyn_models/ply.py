@@ -17,9 +17,7 @@ def write_voxel_mesh(path: str | Path, volume: np.ndarray, spec: VoxelGridSpec, 
     """
     solid = (volume != UNKNOWN) & (volume > 254.0 * occupied_above)
     faces, shades, heights = visible_faces(solid, spec)
-    vertices = np.empty(
-        4 * len(faces), dtype=[("xyz", "<f4", 3), ("rgb", "u1", 3)]
-    )
+    vertices = np.empty(4 * len(faces), dtype=[("xyz", "<f4", 3), ("rgb", "u1", 3)])
     vertices["xyz"] = faces.reshape(-1, 3)
     colours = np.rint(height_colours(heights, *spec.z_m) * shades[:, None]).astype(np.uint8)
     vertices["rgb"] = np.repeat(colours, 4, axis=0)

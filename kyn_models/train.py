@@ -255,4 +255,3 @@ class _Prefetch:
     def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join(timeout=10)
-
