@@ -119,6 +119,7 @@ def _record(args: argparse.Namespace, data: Path, drive, frames: int, bag: Path)
                 data=str(data.resolve()),
                 drive=drive.drive,
                 pace="lockstep",
+                listeners="2",
                 start=str(drive.frames[0]),
                 stop=str(drive.frames[frames - 1]),
             )

@@ -138,12 +138,12 @@ class ReplayNode(Node):
     # -- pace ----------------------------------------------------------------------------------------------------------
 
     def _wait_for_perception(self, executor: SingleThreadedExecutor) -> bool:
-        """True once somebody listens to image and camera_info and publishes grids."""
+        """True once enough nodes listen to image and camera_info and one publishes grids."""
         deadline = time.monotonic() + self.parameters.wait_s
         self.get_logger().info("lockstep: waiting for the perception node")
         while not self._stop.is_set():
-            listens = self._image.get_subscription_count() > 0 and self._info.get_subscription_count() > 0
-            if listens and self.count_publishers(self._grids.topic_name) > 0:
+            listening = min(self._image.get_subscription_count(), self._info.get_subscription_count())
+            if listening >= self.parameters.listeners and self.count_publishers(self._grids.topic_name) > 0:
                 return True
             if time.monotonic() > deadline:
                 self.get_logger().error(
