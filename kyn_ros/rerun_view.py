@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def show(predictions: Sequence[Prediction], out: Path, wait: bool = True) -> Non
     address = rr.serve_grpc(grpc_port=DATA_PORT, default_blueprint=layout())
     rr.serve_web_viewer(web_port=WEB_PORT, open_browser=False, connect_to=address)
     log(predictions)
-    print(f"open http://localhost:{WEB_PORT}?url={address} (Ctrl-C ends); also: rerun {out / 'demo.rrd'}", flush=True)
+    query = urllib.parse.quote(address, safe="")
+    print(f"open http://localhost:{WEB_PORT}?url={query} (Ctrl-C ends); also: rerun {out / 'demo.rrd'}", flush=True)
     try:
         while wait:
             time.sleep(1.0)
