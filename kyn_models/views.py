@@ -213,6 +213,14 @@ def visible_faces(
     return np.concatenate(corners), np.concatenate(shades), np.concatenate(heights)
 
 
+def exposed(solid: np.ndarray) -> np.ndarray:
+    """(nz, ny, nx) bool: the solid cells of which at least one face looks into the open."""
+    padded = np.pad(solid, 1)
+    inner = (slice(1, -1),) * 3
+    buried = np.logical_and.reduce([np.roll(padded, step, axis)[inner] for axis in range(3) for step in (1, -1)])
+    return solid & ~buried
+
+
 def frame_picture(prediction: Prediction, title: str) -> UInt8Array:
     """Input, depth, bird's-eye view and voxels of one frame in one picture; even width and height, as video needs."""
     left = np.vstack(

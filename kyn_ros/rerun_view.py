@@ -12,7 +12,7 @@ import rerun as rr
 import rerun.blueprint as blueprint
 
 from kyn_models import occupancy, views
-from kyn_models.types import Prediction
+from kyn_models.types import UNKNOWN, Prediction
 
 WEB_PORT, DATA_PORT = 9090, 9876
 
@@ -24,7 +24,9 @@ def log(predictions: Sequence[Prediction], occupied_above: float = 0.65) -> None
         rr.set_time("image_stamp", timestamp=prediction.stamp_ns * 1e-9)
         _log_camera(prediction)
         if prediction.volume is not None:
-            centres, _, _ = occupancy.occupied_cells(prediction.volume, prediction.spec, occupied_above)
+            # The viewer draws 2^16 boxes at most: those inside others are left out.
+            solid = (prediction.volume != UNKNOWN) & (prediction.volume > 254.0 * occupied_above)
+            centres = prediction.spec.centres()[views.exposed(solid)]
             half = np.full((len(centres), 3), prediction.spec.resolution_m / 2, dtype=np.float32)
             colours = views.height_colours(centres[:, 2], *prediction.spec.z_m)
             rr.log("base_link/voxels", rr.Boxes3D(centers=centres, half_sizes=half, colors=colours, fill_mode="solid"))

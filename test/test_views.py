@@ -89,3 +89,10 @@ def test_video_has_one_frame_per_picture(tmp_path):
     assert len(frames) == 5 and frames[4].mean() > frames[0].mean() + 80
     with pytest.raises(ValueError, match="no picture"):
         write_video(tmp_path / "none.mp4", [])
+
+
+def test_buried_cells_are_not_exposed():
+    solid = np.zeros((5, 5, 5), bool)
+    solid[1:4, 1:4, 1:4] = True
+    shown = views.exposed(solid)
+    assert shown.sum() == 26 and not shown[2, 2, 2]
