@@ -63,11 +63,17 @@ def layout() -> blueprint.Blueprint:
     )
 
 
-def show(predictions: Sequence[Prediction], out: Path, wait: bool = True) -> None:
-    """Write ``out/demo.rrd`` and serve it to a viewer in the browser until Ctrl-C."""
+def save(predictions: Sequence[Prediction], path: Path) -> None:
+    """Write a recording that the Rerun viewer opens."""
     rr.init("kyn demo")
-    rr.save(str(out / "demo.rrd"), default_blueprint=layout())
+    rr.save(str(path), default_blueprint=layout())
     log(predictions)
+    rr.disconnect()
+
+
+def show(predictions: Sequence[Prediction], out: Path) -> None:
+    """Write ``out/demo.rrd`` and serve it to a viewer in the browser until Ctrl-C."""
+    save(predictions, out / "demo.rrd")
     rr.init("kyn demo")
     address = rr.serve_grpc(grpc_port=DATA_PORT, default_blueprint=layout())
     rr.serve_web_viewer(web_port=WEB_PORT, open_browser=False, connect_to=address)
@@ -75,7 +81,7 @@ def show(predictions: Sequence[Prediction], out: Path, wait: bool = True) -> Non
     query = urllib.parse.quote(address, safe="")
     print(f"open http://localhost:{WEB_PORT}?url={query} (Ctrl-C ends); also: rerun {out / 'demo.rrd'}", flush=True)
     try:
-        while wait:
+        while True:
             time.sleep(1.0)
     except KeyboardInterrupt:
         print()
