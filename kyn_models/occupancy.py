@@ -55,6 +55,16 @@ def _byte(probability: float) -> float:
     return 254.0 * probability
 
 
+def band_layers(spec: VoxelGridSpec, options: GridOptions) -> range:
+    """The layers whose centres lie in the height band, both ends included, whatever rounding does to them."""
+    tolerance = 1e-4 * spec.resolution_m
+    heights = spec.axes()[0]
+    inside = np.flatnonzero(
+        (heights >= options.min_height_m - tolerance) & (heights <= options.max_height_m + tolerance)
+    )
+    return range(int(inside[0]), int(inside[-1]) + 1) if inside.size else range(0)
+
+
 def volume_to_grid(volume: UInt8Array, spec: VoxelGridSpec, options: GridOptions) -> np.ndarray:
     """The 2-D grid below a volume.
 
@@ -62,14 +72,13 @@ def volume_to_grid(volume: UInt8Array, spec: VoxelGridSpec, options: GridOptions
     ``occupied_above``; 0 only if EVERY cell of the band is valid and below ``free_below``; else -1.
     Raises ``ValueError`` if no cell centre lies in the band.
     """
-    heights = spec.axes()[0]
-    rows = np.flatnonzero((heights > options.min_height_m) & (heights < options.max_height_m))
-    if rows.size == 0:
+    layers = band_layers(spec, options)
+    if len(layers) == 0:
         raise ValueError(
             f"grid: got no cell centre between {options.min_height_m} and {options.max_height_m} m, "
             f"expected some within grid.z_m = {spec.z_m}"
         )
-    band = volume[rows[0] : rows[-1] + 1]
+    band = volume[layers.start : layers.stop]
     known = band != UNKNOWN
     highest = np.where(known, band, 0).max(axis=0)
     occupied = highest > _byte(options.occupied_above)
@@ -97,8 +106,10 @@ def occupied_cells(
 
 def obstacle_points(volume: UInt8Array, spec: VoxelGridSpec, options: GridOptions) -> Float32Array:
     """(N, 3) float32 centres of occupied cells in the height band: marking points without ground and ceiling."""
-    centres, _, _ = occupied_cells(volume, spec, options.occupied_above)
-    return centres[(centres[:, 2] > options.min_height_m) & (centres[:, 2] < options.max_height_m)]
+    layers = band_layers(spec, options)
+    centres, _, index = occupied_cells(volume, spec, options.occupied_above)
+    layer = index // (spec.shape[1] * spec.shape[2])
+    return centres[(layer >= layers.start) & (layer < layers.stop)]
 
 
 def _pixel_rays(prediction: Prediction, step: int) -> tuple[np.ndarray, np.ndarray]:

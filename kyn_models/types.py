@@ -14,7 +14,7 @@ Every type checks itself once, on construction, and says what was wrong, what it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -256,7 +256,3 @@ class Prediction:
     label_names: tuple[str, ...] = ()
     grid: NDArray[np.int8] | None = None
     stages_ms: Mapping[str, float] = field(default_factory=dict)
-
-    def with_stage(self, name: str, milliseconds: float) -> Prediction:
-        """The same prediction with one more stage time."""
-        return replace(self, stages_ms={**self.stages_ms, name: milliseconds})

@@ -6,7 +6,8 @@ from kyn_models.occupancy import GridOptions
 from kyn_models.types import Intrinsics, Prediction, VoxelGridSpec
 
 SPEC = VoxelGridSpec(x_m=(0, 2), y_m=(-1, 1), z_m=(-0.4, 2.8), resolution_m=0.2)
-BAND = (SPEC.axes()[0] > 0.3) & (SPEC.axes()[0] < 2.0)
+BAND = np.isin(np.arange(16), np.arange(3, 12))
+"""Layers 3 to 11: centres at 0.3 to 1.9 m."""
 
 
 def volume(value: int) -> np.ndarray:
@@ -90,3 +91,15 @@ def test_clearing_points_end_before_the_surface_and_reach_into_the_sky():
     assert points[:, 0].min() > 1.0
     assert (points[:, 0][points[:, 1] > 0] < 6.0).all()
     assert np.allclose(distance[points[:, 1] < 0], 20.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("low", [-0.8, -0.6, -0.4, -0.2, 0.0])
+def test_grid_and_obstacle_points_agree_on_the_band_in_spite_of_rounding(low):
+    spec = VoxelGridSpec(x_m=(0, 1), y_m=(-1, 0), z_m=(low, 2.8), resolution_m=0.2)
+    options = GridOptions()
+    for layer, height in enumerate(spec.axes()[0]):
+        cells = np.zeros(spec.shape, np.uint8)
+        cells[layer, 2, 3] = 254
+        inside = 0.29 < height < 2.01
+        assert (occupancy.volume_to_grid(cells, spec, options)[2, 3] == 100) == inside
+        assert len(occupancy.obstacle_points(cells, spec, options)) == int(inside)

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-import numpy as np
-
 from kyn_models.types import Float32Array, UInt8Array
 
 SAMPLES_PER_RAY = 64
@@ -56,11 +54,3 @@ class Runtime(Protocol):
     precision: str
 
     def prepare(self, queries: Mapping[str, Query]) -> Step: ...
-
-
-def depth_from_weights(weights: np.ndarray, z: np.ndarray) -> Float32Array:
-    """Depth by the design's rule from (R, K) compositing weights (the last sample holds the rest) and (K,) depths."""
-    rest = weights[:, -1]
-    seen = np.maximum(1.0 - rest, 1e-6)
-    expected = weights[:, :-1] @ z[:-1] / seen
-    return np.where(rest > 0.5, np.inf, expected).astype(np.float32)
