@@ -1,6 +1,7 @@
 # kyn from a clone, on a machine without ROS 2. Everything goes into .venv; nothing else on the machine changes.
 #
-#   make demo [DATA=DIR] [MODEL=DIR] [VIEW=1]   replay a drive through the perception node; leaves demo_out/
+#   make demo [DATA=DIR] [DRIVE=NAME] [MODEL=DIR] [VIEW=1]
+#                                               replay a drive through the perception node; leaves demo_out/
 #   make test [PYTEST_ARGS="-k name"]           the tests (installs torch and the developer tools first)
 #   make lint                                   style, types, import rules
 #   make setup                                  only what the demo needs
@@ -33,7 +34,7 @@ endif
 .DELETE_ON_ERROR:
 
 demo: setup $(if $(VIEW),$(VENV)/.stamp-view)
-	$(BIN)/kyn demo $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") $(if $(VIEW),--view)
+	$(BIN)/kyn demo $(if $(DATA),--data "$(DATA)") $(if $(DRIVE),--drive "$(DRIVE)") $(if $(MODEL),--model "$(MODEL)") $(if $(VIEW),--view)
 
 test: $(VENV)/.stamp-dev $(VENV)/.stamp-kyn
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

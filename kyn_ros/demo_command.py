@@ -44,18 +44,19 @@ def run(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     data = args.data if args.data is not None else _synthetic_drive(args.out / "synthetic_drive", args.frames)
     _private_graph()
+    signal.signal(signal.SIGTERM, _interrupt)
 
     # Imported here: what they load reads the environment set above.
-    from kyn_models.data.kitti360 import Kitti360
+    from kyn_models.data.kitti360 import Kitti360, drives_of
     from kyn_ros.demo_report import draw, report
 
-    drive = Kitti360(data, drive=args.drive)
+    drive = Kitti360(data, drive=args.drive or drives_of(data)[0])
     frames = min(args.frames, len(drive))
     print(f"replaying {frames} frames of {drive.drive} into a ROS 2 graph (domain {os.environ['ROS_DOMAIN_ID']})")
     bag = args.out / "recording"
     shutil.rmtree(bag, ignore_errors=True)
     code, recording = _record(args, data, drive, frames, bag)
-    summary = report(recording, bag, args.out, frames, time.monotonic() - started)
+    summary = report(recording, bag, args.out)
     if summary["messages"].get("occupancy_grid"):
         draw(bag, args.out, Artifact.load(args.model), drive.base_from_camera(), summary, view=args.view)
     summary["seconds"] = round(time.monotonic() - started, 1)
@@ -87,6 +88,11 @@ def _synthetic_drive(path: Path, frames: int) -> Path:
     return path
 
 
+def _interrupt(number: int, frame: object) -> None:
+    """End as on Ctrl-C, so that no node stays behind."""
+    raise KeyboardInterrupt
+
+
 def _private_graph() -> None:
     """A ROS graph of this machine only, apart from whatever else runs here."""
     set_fastdds_profile()
@@ -113,6 +119,7 @@ def _record(args: argparse.Namespace, data: Path, drive, frames: int, bag: Path)
                 **{"qos.image.reliability": "reliable"},
             )
             processes.append(perception)
+            recorder.keep_mount("image_00_optical", drive.base_from_camera(), drive.stamp_ns(drive.frames[0]))
             recorder.until_published(perception)
             replay = _node(
                 "kyn_ros.replay_node",

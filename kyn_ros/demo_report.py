@@ -74,6 +74,10 @@ class _Listener:
         for status in message.status:
             self._status.update({pair.key: pair.value for pair in status.values})
 
+    def keep_mount(self, frame_id: str, base_from_camera: np.ndarray, stamp_ns: int) -> None:
+        """Write the mount into the bag as ``/tf_static``."""
+        self._recorder.keep_mount(frame_id, base_from_camera, stamp_ns)
+
     def until_published(self, perception: subprocess.Popen) -> None:
         """Spin until the perception node publishes grids. Raises ``ValueError`` if it ends or takes too long."""
         deadline = time.monotonic() + START_SECONDS
@@ -126,13 +130,13 @@ def listen(bag: Path) -> Iterator[_Listener]:
         context.try_shutdown()
 
 
-def report(recording: Recording, bag: Path, out: Path, frames: int, seconds: float) -> dict[str, Any]:
+def report(recording: Recording, bag: Path, out: Path) -> dict[str, Any]:
     """Print the table and return the content of ``summary.json`` (without the total time)."""
     sent, answered = recording.arrivals.get("image", {}), recording.arrivals.get("occupancy_grid", {})
     latency = np.array([answered[stamp] - sent[stamp] for stamp in answered if stamp in sent]) * 1e3
     stages = {key[4:]: float(value) for key, value in recording.status.items() if key.startswith("ms: ")}
     summary: dict[str, Any] = {
-        "frames_in": frames,
+        "frames_in": recording.messages["image"],
         "messages": recording.messages,
         "latency_ms": {
             "median": round(float(np.median(latency)), 1) if latency.size else None,
@@ -143,7 +147,7 @@ def report(recording: Recording, bag: Path, out: Path, frames: int, seconds: flo
         "model": recording.status.get("model", "unknown"),
         "recording": str(bag.relative_to(out)),
     }
-    print(f"  {'frames in':24s} {frames}")
+    print(f"  {'frames in':24s} {summary['frames_in']}")
     for topic, count in recording.messages.items():
         print(f"  {topic:24s} {count} messages")
     for stage, milliseconds in stages.items():
@@ -179,15 +183,15 @@ def draw(
     if view:
         from kyn_ros.rerun_view import show
 
-        predictions = [_prediction(messages, stamp, artifact, base_from_camera) for stamp in sorted(messages["image"])]
-        show(predictions, out)
+        stamps = sorted(messages["occupancy_grid"])
+        show([_prediction(messages, stamp, artifact, base_from_camera) for stamp in stamps], out)
 
 
 def _by_stamp(bag: Path) -> dict[str, dict[int, bytes]]:
     """Serialised messages of the bag by topic and stamp."""
     found: dict[str, dict[int, bytes]] = {}
     with Reader(bag) as reader:
-        for connection, _, raw in reader.messages():
+        for connection, _, raw in reader.messages(c for c in reader.connections if c.topic != "/tf_static"):
             found.setdefault(connection.topic, {})[header_stamp_ns(bytes(raw))] = bytes(raw)
     return found
 

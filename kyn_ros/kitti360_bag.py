@@ -126,7 +126,7 @@ class _Bag:
             writer.set_custom_data(key, text)
         for topic, name in self._topics():
             self._connections[topic] = writer.add_connection(
-                topic, name, typestore=self._store, offered_qos_profiles=[_qos(latched=topic == "/tf_static")]
+                topic, name, typestore=self._store, offered_qos_profiles=[qos(latched=topic == "/tf_static")]
             )
             self.summary.messages[topic] = 0
 
@@ -297,7 +297,7 @@ def rotation_vector(pose: Float64Array) -> np.ndarray:
     return cv2.Rodrigues(np.ascontiguousarray(pose[:3, :3]))[0].ravel()
 
 
-def _qos(latched: bool) -> Qos:
+def qos(latched: bool) -> Qos:
     never = QosTime(0, 0)  # zero means "not set" to every middleware; infinite ones differ between them
     durability = QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE
     return Qos(

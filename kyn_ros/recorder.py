@@ -12,13 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from kyn_ros import kitti360_bag
 from kyn_ros.environment import shared_file
+from kyn_ros.mount import quaternion_from_pose
 
 METADATA_VERSION = 8
 """rosbag2 metadata that Humble (with MCAP installed) to Kilted read."""
@@ -66,6 +69,27 @@ class Recorder(Node):
                 self._keep(topic, connection, raw, stamped)
 
             self.create_subscription(message, topic, keep, qos, raw=True)
+
+    def keep_mount(self, frame_id: str, base_from_camera: np.ndarray, stamp_ns: int) -> None:
+        """Write ``/tf_static`` with the camera's mount, which no pip wheel has a message class for."""
+        types = typestore()
+        made = types.types
+        stamp = made["builtin_interfaces/msg/Time"](sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+        x, y, z, w = quaternion_from_pose(base_from_camera)
+        transform = made["geometry_msgs/msg/Transform"](
+            translation=made["geometry_msgs/msg/Vector3"](*(float(value) for value in base_from_camera[:3, 3])),
+            rotation=made["geometry_msgs/msg/Quaternion"](x=x, y=y, z=z, w=w),
+        )
+        stamped = made["geometry_msgs/msg/TransformStamped"](
+            header=made["std_msgs/msg/Header"](stamp=stamp, frame_id="base_link"),
+            child_frame_id=frame_id,
+            transform=transform,
+        )
+        name = "tf2_msgs/msg/TFMessage"
+        connection = self._writer.add_connection(
+            "/tf_static", name, typestore=types, offered_qos_profiles=[kitti360_bag.qos(latched=True)]
+        )
+        self._writer.write(connection, stamp_ns, types.serialize_cdr(made[name](transforms=[stamped]), name))
 
     def _keep(self, topic: str, connection: Any, raw: bytes, stamped: bool) -> None:
         now = time.monotonic()

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +21,7 @@ from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.predictor import Predictor
 from kyn_models.types import Observation
-from kyn_ros.mount import numbers_from_pose, parameter_text, pose_from_numbers
+from kyn_ros.mount import numbers_from_pose, parameter_text, pose_from_numbers, pose_from_quaternion
 
 FRAMES = 12
 PER_IMAGE = ("occupancy_grid", "occupancy_volume", "depth/image_rect", "depth/camera_info", "points", "obstacle_points")
@@ -51,6 +53,9 @@ def demo(shared_data, tmp_path_factory) -> Path:
 def messages(demo) -> dict[str, dict[int, object]]:
     found: dict[str, dict[int, object]] = {}
     for item in read_ros2_messages(str(next((demo / "recording").glob("*.mcap")))):
+        if item.channel.topic == "/tf_static":
+            found["tf_static"] = {0: item.ros_msg}
+            continue
         found.setdefault(item.channel.topic.lstrip("/"), {})[stamp_ns(item.ros_msg)] = item.ros_msg
     return found
 
@@ -80,6 +85,36 @@ def test_summary_pictures_and_video_count_the_same_frames(demo):
     with av.open(str(demo / "demo.mp4")) as video:
         assert video.streams.video[0].codec_context.name == "h264"
         assert sum(1 for _ in video.decode(video=0)) == FRAMES
+
+
+def test_the_mount_is_recorded(messages, drive):
+    (transform,) = messages["tf_static"][0].transforms
+    assert transform.header.frame_id == "base_link"
+    assert transform.child_frame_id == next(iter(messages["image"].values())).header.frame_id
+    t, q = transform.transform.translation, transform.transform.rotation
+    pose = pose_from_quaternion((t.x, t.y, t.z), (q.x, q.y, q.z, q.w))
+    np.testing.assert_allclose(pose, drive.base_from_camera(), atol=1e-6)
+
+
+def test_sigterm_ends_the_demo_and_all_it_started(shared_data, tiny_artifact, tmp_path):
+    model = shutil.copytree(tiny_artifact, tmp_path / "a_model_of_its_own")
+    command = [sys.executable, "-u", "-m", "kyn_ros.cli", "demo", "--data", str(shared_data / "kitti360")]
+    demo = subprocess.Popen(
+        [*command, "--model", str(model), "--out", str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if "active, waiting for images" in line:
+            break
+    demo.send_signal(signal.SIGTERM)
+    rest, _ = demo.communicate(timeout=30)
+    assert demo.returncode == 130 and "Traceback" not in rest
+    processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert "a_model_of_its_own" not in processes
 
 
 def grids(messages) -> list[np.ndarray]:
