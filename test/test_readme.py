@@ -26,7 +26,7 @@ RUN = {
 NOT_RUN = {
     "cd ~/ws": "a ROS 2 workspace",
     "rosdep install --from-paths src --ignore-src -y": "needs a ROS 2 installation",
-    "pip install openvino numba": "needs a ROS 2 installation; the same libraries are installed by make setup",
+    "pip install openvino numba rosbags": "needs a ROS 2 installation; the same libraries are installed by make setup",
     "ros2 launch": "needs a ROS 2 installation; arguments are checked here, launch files in test_launch_files.py",
     "kyn train": "takes an hour; the loop is tested in test/test_train.py, options are checked here",
 }
