@@ -9,7 +9,7 @@ from kyn_models import cli
 
 ROS_COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("kyn_ros.demo_command", "replay a drive through the perception node"),
-    "play": ("kyn_ros.play_command", "publish a KITTI-360 folder as ROS 2 topics"),
+    "play": ("kyn_ros.play_command", "publish a rosbag2 or a KITTI-360 folder as ROS 2 topics"),
     "node": ("kyn_ros.node_command", "start the perception node"),
     "bag": ("kyn_ros.bag_command", "write a KITTI-360 folder as a rosbag2"),
 }
