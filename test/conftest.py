@@ -40,3 +40,19 @@ def tiny_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from artifacts import write_tiny_artifact
 
     return write_tiny_artifact(tmp_path_factory.mktemp("artifact") / "tiny").path
+
+
+MAY_SKIP = ("ROS 2 installation", "CUDA", "GPU")
+"""Words of the reasons that count where KYN_REQUIRE_ROS=1: what no machine without them can run."""
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """With KYN_REQUIRE_ROS=1 (set in CI) a skip for any other reason is a failure."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("KYN_REQUIRE_ROS") != "1" or reporter is None:
+        return
+    reasons = [str(report.longrepr[2]) for report in reporter.stats.get("skipped", [])]
+    refused = [reason for reason in reasons if not any(word in reason for word in MAY_SKIP)]
+    if refused and exitstatus == 0:
+        reporter.write_line(f"{len(refused)} tests were skipped that must run here: {'; '.join(sorted(set(refused)))}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
