@@ -86,7 +86,7 @@ def birds_eye_picture(prediction: Prediction, height: int = 420) -> UInt8Array:
     _draw_frustum(picture, prediction, pixel)
     ego = pixel(max(spec.x_m[0], 0.0), 0.0)
     cv2.drawMarker(picture, (ego[0], min(ego[1], height - 8)), FRUSTUM_COLOUR, cv2.MARKER_TRIANGLE_UP, 14, 2)
-    _scale_bar(picture, 10.0 / spec.resolution_m * scale)
+    _scale_bar(picture, 10.0 / spec.resolution_m * scale_x)
     return np.hstack([picture, _grid_legend(height)])
 
 

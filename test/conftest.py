@@ -54,5 +54,6 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     reasons = [str(report.longrepr[2]) for report in reporter.stats.get("skipped", [])]
     refused = [reason for reason in reasons if not any(word in reason for word in MAY_SKIP)]
     if refused and exitstatus == 0:
+        reporter.ensure_newline()
         reporter.write_line(f"{len(refused)} tests were skipped that must run here: {'; '.join(sorted(set(refused)))}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
