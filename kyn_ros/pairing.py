@@ -65,9 +65,14 @@ class Pairing:
         self._give_up(before_ns=waiting[-1])
         return image, info
 
-    def clear(self) -> None:
-        """Forget everything, after a restart of the stamps."""
+    def drop_images(self) -> int:
+        """Forget the images that wait, after a restart of their stamps; how many there were."""
+        count = len(self._images)
         self._images.clear()
+        return count
+
+    def forget_infos(self) -> None:
+        """Forget the CameraInfo messages, after a restart of their stamps."""
         self._infos.clear()
 
     def _nearest(self, stamp_ns: int) -> int | None:

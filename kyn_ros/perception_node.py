@@ -166,15 +166,14 @@ class PerceptionNode(LifecycleNode):
             return
         if order == "restart":
             self._restart("image: its stamp jumped")
-            self._image_order.check(stamp)
         self._take(self._pairing.add_image(stamp, message))
 
     def _on_info(self, message: CameraInfo) -> None:
         stamp = convert.stamp_ns(message.header.stamp)
         self._frames.info_arrived()
+        # Each topic finds its own restart: late messages of the other one, from before it, then do no harm.
         if self._info_order.check(stamp) == "restart":
-            self._restart("camera_info: its stamp jumped")
-            self._info_order.check(stamp)
+            self._pairing.forget_infos()
         self._take(self._pairing.add_info(stamp, message))
 
     def _take(self, pair: tuple[Any, CameraInfo] | None) -> None:
@@ -218,11 +217,10 @@ class PerceptionNode(LifecycleNode):
             self.get_logger().warning(f"dropped: {sentence}", throttle_duration_sec=5.0)
 
     def _restart(self, cause: str) -> None:
-        self._pairing.clear()
-        self._image_order, self._info_order = StampOrder(), StampOrder()
         self._last_taken_ns = None
         self._frames.restarted()
-        if self._worker is not None and self._worker.clear():
+        in_mailbox = self._worker is not None and self._worker.clear()
+        for _ in range(self._pairing.drop_images() + in_mailbox):
             self._drop("restart", "image: of the time before a restart")
         self.get_logger().warning(f"{cause}, starting afresh", throttle_duration_sec=5.0)
 
@@ -233,6 +231,8 @@ class PerceptionNode(LifecycleNode):
             response.success, response.message = False, "not active, nothing to reset"
             return response
         self._restart("reset was called")
+        self._pairing.forget_infos()
+        self._image_order, self._info_order = StampOrder(), StampOrder()
         response.success, response.message = True, "starting afresh with the next image"
         return response
 

@@ -65,6 +65,16 @@ def test_images_without_camera_info_are_given_up_in_order() -> None:
     assert lost == [None, 200 * MS, 100 * MS]
 
 
+def test_a_restart_of_one_topic_leaves_the_other_alone() -> None:
+    pairs, lost = pairing()
+    assert pairs.add_image(900 * MS, "old") is None and pairs.add_image(950 * MS, "older") is None
+    assert pairs.drop_images() == 2 and pairs.add_image(100 * MS, "new") is None
+    assert pairs.add_info(900 * MS, "late") is None
+    pairs.forget_infos()
+    assert pairs.add_info(100 * MS, "i") == ("new", "i")
+    assert pairs.drop_images() == 0 and not lost
+
+
 def test_stamp_order() -> None:
     order = StampOrder()
     stamps = [5_000, 5_100, 5_100, 5_050, 9_000, 15_000]

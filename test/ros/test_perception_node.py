@@ -148,6 +148,34 @@ def test_stamps_going_back_start_afresh(bench) -> None:
     assert values_of(one.wait_for_status("input", DiagnosticStatus.OK))["restarts"] == "2"
 
 
+def test_late_messages_from_before_a_restart_do_no_harm(bench) -> None:
+    one = bench()
+    one.ask(128, 50 * SECOND)
+
+    def send(image: int | None = None, info: int | None = None) -> None:
+        one.send(
+            None if image is None else image_of(128, image * SECOND), None if info is None else info_of(info * SECOND)
+        )
+        one.ros.spin_for(0.2)
+
+    def answered() -> list[int]:
+        return [grid.header.stamp.sec for grid in one.grids]
+
+    # The image is first to go back; the camera_info of an image before comes late.
+    send(image=51)
+    send(image=10)
+    send(info=52)
+    send(info=10)
+    assert one.ros.spin_until(lambda: answered() == [50, 10]), answered()
+    # The camera_info is first to go back; an image from before comes late.
+    send(info=5)
+    send(image=11)
+    send(image=5)
+    assert one.ros.spin_until(lambda: answered() == [50, 10, 5]), answered()
+    assert one.drops() == {"restart": 2}
+    assert values_of(one.ask_status("input"))["restarts"] == "2"
+
+
 def test_a_repeated_stamp_is_not_answered_again(bench) -> None:
     one = bench()
     one.ask(128, SECOND)
