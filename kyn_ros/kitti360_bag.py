@@ -19,7 +19,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -28,6 +27,7 @@ from rosbags.typesys import Stores, get_typestore
 from kyn_models import __version__
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.types import Float64Array
+from kyn_ros.odometry import quaternion_from_pose, twist
 
 METADATA_VERSION = 8
 """Version 9 writes QoS in a form that Humble cannot read; Iron to Kilted read version 8 as well."""
@@ -163,13 +163,13 @@ class _Bag:
     def _write_frame(self, frame: int) -> None:
         """All messages of a frame, none of them if an image is broken."""
         stamp_ns = self._drive.stamp_ns(frame)
-        pose, twist = self._drive.world_from_base(frame), self._twist(frame)
+        pose, motion = self._drive.world_from_base(frame), twist(self._drive, frame)
         images = [message for camera in self._options.cameras for message in self._camera_messages(frame, camera)]
         if not self.summary.frames:
             self._put("/tf_static", self._static_transforms(stamp_ns), stamp_ns)
         moving = self._transform(ODOM_FRAME, BASE_FRAME, pose, stamp_ns)
         self._put("/tf", self._types.TFMessage(transforms=[moving]), stamp_ns)
-        self._put("/odom", self._odometry(pose, twist, stamp_ns), stamp_ns)
+        self._put("/odom", self._odometry(pose, motion, stamp_ns), stamp_ns)
         for topic, message in images:
             self._put(topic, message, stamp_ns)
         self.summary.frames += 1
@@ -262,15 +262,13 @@ class _Bag:
         )
 
     def _quaternion(self, pose: Float64Array) -> Any:
-        turn = rotation_vector(pose)
-        angle = float(np.linalg.norm(turn))
-        x, y, z = map(float, turn * (np.sin(angle / 2) / angle if angle > 0 else 0.5))
-        return self._types.Quaternion(x=x, y=y, z=z, w=float(np.cos(angle / 2)))
+        x, y, z, w = quaternion_from_pose(pose)
+        return self._types.Quaternion(x=x, y=y, z=z, w=w)
 
-    def _odometry(self, pose: Float64Array, twist: tuple[np.ndarray, np.ndarray], stamp_ns: int) -> Any:
+    def _odometry(self, pose: Float64Array, motion: tuple[np.ndarray, np.ndarray], stamp_ns: int) -> Any:
         make = self._types
         x, y, z = map(float, pose[:3, 3])
-        linear, angular = (make.Vector3(*map(float, vector)) for vector in twist)
+        linear, angular = (make.Vector3(*map(float, vector)) for vector in motion)
         return make.Odometry(
             header=self._header(ODOM_FRAME, stamp_ns),
             child_frame_id=BASE_FRAME,
@@ -280,21 +278,6 @@ class _Bag:
             ),
             twist=make.TwistWithCovariance(twist=make.Twist(linear=linear, angular=angular), covariance=np.zeros(36)),
         )
-
-    def _twist(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
-        """Metres and radians per second in base_link since the frame before (until the next, for the first)."""
-        posed = self._drive.world_from_base
-        neighbour = next((near for near in (frame - 1, frame + 1) if self._drive.has_pose(near)), None)
-        seconds = 0.0 if neighbour is None else (self._drive.stamp_ns(frame) - self._drive.stamp_ns(neighbour)) * 1e-9
-        if neighbour is None or seconds == 0.0:
-            return np.zeros(3), np.zeros(3)
-        step = np.linalg.inv(posed(frame)) @ posed(neighbour)
-        return -step[:3, 3] / seconds, -rotation_vector(step) / seconds
-
-
-def rotation_vector(pose: Float64Array) -> np.ndarray:
-    """(3,) axis times angle, in radians, of a (4, 4) pose."""
-    return cv2.Rodrigues(np.ascontiguousarray(pose[:3, :3]))[0].ravel()
 
 
 def qos(latched: bool) -> Qos:

@@ -36,8 +36,8 @@ from std_msgs.msg import Header
 
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.types import Float64Array
-from kyn_ros import convert, lifecycle
-from kyn_ros.mount import numbers_from_pose, parameter_text, quaternion_from_pose
+from kyn_ros import convert, lifecycle, odometry
+from kyn_ros.mount import numbers_from_pose, parameter_text
 from kyn_ros.params import ReplayParameters, TopicQos, declare, read
 
 try:
@@ -240,21 +240,14 @@ class ReplayNode(Node):
         pose = self.drive.world_from_base(frame)
         message = Odometry(header=header, child_frame_id=BASE_FRAME)
         message.pose = PoseWithCovariance(pose=_pose_message(pose))
-        if frame - 1 in self.drive.posed_frames:
-            seconds = (self.drive.stamp_ns(frame) - self.drive.stamp_ns(frame - 1)) * 1e-9
-            step = np.linalg.inv(pose) @ self.drive.world_from_base(frame - 1)
-            # The vector part of a small rotation's quaternion is half the rotation; step leads back in time.
-            turn = -2 * np.array(quaternion_from_pose(step)[:3]) * np.sign(quaternion_from_pose(step)[3])
-            linear, angular = -step[:3, 3] / seconds, turn / seconds
-            twist = Twist(linear=Vector3(x=linear[0], y=linear[1], z=linear[2]))
-            twist.angular = Vector3(x=angular[0], y=angular[1], z=angular[2])
-            message.twist = TwistWithCovariance(twist=twist)
+        linear, angular = (Vector3(x=v[0], y=v[1], z=v[2]) for v in odometry.twist(self.drive, frame))
+        message.twist = TwistWithCovariance(twist=Twist(linear=linear, angular=angular))
         return message
 
 
 def _pose_message(pose: Float64Array) -> Pose:
     x, y, z = map(float, pose[:3, 3])
-    qx, qy, qz, qw = quaternion_from_pose(pose)
+    qx, qy, qz, qw = odometry.quaternion_from_pose(pose)
     return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
 
 
