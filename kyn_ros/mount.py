@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +14,8 @@ from rclpy.time import Time
 from kyn_models.artifact import TrainingCamera
 from kyn_models.types import Float64Array
 from kyn_ros.convert import InputError
+from kyn_ros.odometry import quaternion_from_pose as quaternion_from_pose
+from kyn_ros.worker import wait_until
 
 try:
     import tf2_ros
@@ -49,23 +51,6 @@ def parameter_text(numbers: Sequence[float]) -> str:
     return "[" + ", ".join(f"{number:.9f}" for number in numbers) + "]"
 
 
-def quaternion_from_pose(pose: np.ndarray) -> tuple[float, float, float, float]:
-    """x, y, z, w of a (4, 4) pose's rotation."""
-    r = pose[:3, :3]
-    # Row i of this matrix is 4 q_i q (x, y, z, w): its longest row is the best conditioned one.
-    outer = np.array(
-        [
-            [1 + r[0, 0] - r[1, 1] - r[2, 2], r[0, 1] + r[1, 0], r[0, 2] + r[2, 0], r[2, 1] - r[1, 2]],
-            [r[0, 1] + r[1, 0], 1 - r[0, 0] + r[1, 1] - r[2, 2], r[1, 2] + r[2, 1], r[0, 2] - r[2, 0]],
-            [r[0, 2] + r[2, 0], r[1, 2] + r[2, 1], 1 - r[0, 0] - r[1, 1] + r[2, 2], r[1, 0] - r[0, 1]],
-            [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], 1 + r[0, 0] + r[1, 1] + r[2, 2]],
-        ]
-    )
-    row = outer[int(np.argmax(np.diag(outer)))]
-    x, y, z, w = row / np.linalg.norm(row)
-    return float(x), float(y), float(z), float(w)
-
-
 def pose_from_quaternion(translation: Sequence[float], quaternion: Sequence[float]) -> Float64Array:
     """(4, 4) pose of a translation and a quaternion x, y, z, w. Raises ``ValueError`` for a quaternion of length 0."""
     norm = float(np.linalg.norm(quaternion))
@@ -90,7 +75,7 @@ class FixedMount:
     def __init__(self, numbers: Sequence[float]) -> None:
         self._pose = pose_from_numbers(numbers)
 
-    def lookup(self, camera_frame: str) -> Float64Array:
+    def lookup(self, camera_frame: str, cancelled: threading.Event) -> Float64Array:
         """(4, 4) ``base_from_camera``; every camera frame has this mount."""
         return self._pose
 
@@ -108,19 +93,22 @@ class TfMount:
         self._buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self._buffer, node)
 
-    def lookup(self, camera_frame: str) -> Float64Array:
-        """(4, 4) ``base_from_camera``. Waits up to ``tf_timeout_s``; then raises ``InputError`` (reason ``mount``)."""
-        deadline = time.monotonic() + self._timeout_s
+    def lookup(self, camera_frame: str, cancelled: threading.Event) -> Float64Array:
+        """(4, 4) ``base_from_camera``. Waits up to ``tf_timeout_s``; then raises ``InputError`` (reason ``mount``).
+
+        Raises ``Cancelled`` as soon as ``cancelled`` is set.
+        """
         latest = Time()
-        # Polled on the steady clock: with use_sim_time a stopped clock would make tf2's own waiting endless.
-        while not self._buffer.can_transform(self._base_frame, camera_frame, latest, Duration()):
-            if time.monotonic() > deadline:
-                raise InputError(
-                    "mount",
-                    f"mount: TF has no transform from {camera_frame!r} to {self._base_frame!r} "
-                    f"after {self._timeout_s} s; publish it or set camera_pose",
-                )
-            time.sleep(0.02)
+        if not wait_until(
+            lambda: self._buffer.can_transform(self._base_frame, camera_frame, latest, Duration()),
+            self._timeout_s,
+            cancelled,
+        ):
+            raise InputError(
+                "mount",
+                f"mount: TF has no transform from {camera_frame!r} to {self._base_frame!r} "
+                f"after {self._timeout_s} s; publish it or set camera_pose",
+            )
         transform = self._buffer.lookup_transform(self._base_frame, camera_frame, latest).transform
         t, q = transform.translation, transform.rotation
         return pose_from_quaternion((t.x, t.y, t.z), (q.x, q.y, q.z, q.w))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from kyn_models import occupancy, views
 from kyn_models.types import Prediction, UInt8Array
 from kyn_ros import convert
 from kyn_ros.params import PerceptionParameters, TopicQos
+from kyn_ros.worker import check
 
 try:
     from kyn.msg import OccupancyVolume
@@ -95,11 +97,24 @@ class Outputs:
         """What a prediction must hold for these outputs."""
         return frozenset(output.needs for output in wanted if output.needs)
 
-    def publish(self, wanted: Iterable[Output], prediction: Prediction, stamp: Time, camera_frame: str) -> None:
-        """Publish ``wanted`` outputs (as ``wanted()`` gave them before the prediction was made)."""
+    def publish(
+        self,
+        wanted: Iterable[Output],
+        prediction: Prediction,
+        stamp: Time,
+        camera_frame: str,
+        cancelled: threading.Event,
+    ) -> None:
+        """Publish ``wanted`` outputs (as ``wanted()`` gave them before the prediction was made).
+
+        Raises ``Cancelled`` before the first one that ``cancelled`` forbids.
+        """
         for output in wanted:
+            check(cancelled)
             frame = camera_frame if output.in_camera_frame else self._grid_frame
-            self._publishers[output.topic].publish(output.build(prediction, Header(stamp=stamp, frame_id=frame)))
+            message = output.build(prediction, Header(stamp=stamp, frame_id=frame))
+            check(cancelled)
+            self._publishers[output.topic].publish(message)
 
     def close(self) -> None:
         """Destroy the publishers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from kyn_ros.convert import InputError
 from kyn_ros.mount import FixedMount, TfMount
 from kyn_ros.outputs import Outputs
 from kyn_ros.params import PerceptionParameters
+from kyn_ros.worker import check
 
 
 class Arrival(NamedTuple):
@@ -61,16 +63,20 @@ class Perception:
         self._logger, self._name = logger, name
         self._prepared: _Prepared | None = None
 
-    def process(self, arrival: Arrival) -> dict[str, float]:
-        """One image in, messages out. Returns milliseconds by stage. Raises ``InputError``."""
+    def process(self, arrival: Arrival, cancelled: threading.Event) -> dict[str, float]:
+        """One image in, messages out. Returns milliseconds by stage.
+
+        Raises ``InputError``, and ``Cancelled`` where ``cancelled`` is set: nothing is published from then on.
+        """
         begin = time.monotonic()
         header = arrival.image.header
-        observation = self._observation(arrival)
+        observation = self._observation(arrival, cancelled)
+        check(cancelled)
         wanted = self.outputs.wanted()
         converted = time.monotonic()
         prediction = self.predictor.predict(observation, Outputs.needs(wanted))
         predicted = time.monotonic()
-        self.outputs.publish(wanted, prediction, header.stamp, header.frame_id)
+        self.outputs.publish(wanted, prediction, header.stamp, header.frame_id, cancelled)
         done = time.monotonic()
         return {
             "wait": (begin - arrival.complete_s) * 1e3,
@@ -80,17 +86,19 @@ class Perception:
             "total": (done - arrival.complete_s) * 1e3,
         }
 
-    def _observation(self, arrival: Arrival) -> Observation:
+    def _observation(self, arrival: Arrival, cancelled: threading.Event) -> Observation:
         to_rgb = convert.image_to_rgb if self._parameters.image_transport == "raw" else convert.compressed_to_rgb
         image = to_rgb(arrival.image)
         header = arrival.image.header
-        camera, mount = self._camera_and_mount(arrival.info, header.frame_id)
+        camera, mount = self._camera_and_mount(arrival.info, header.frame_id, cancelled)
         frame = PosedFrame(camera.rectify(image), camera.intrinsics, convert.stamp_ns(header.stamp))
         return Observation((frame,), mount)
 
-    def _camera_and_mount(self, info: CameraInfo, camera_frame: str) -> tuple[Camera, Float64Array]:
+    def _camera_and_mount(
+        self, info: CameraInfo, camera_frame: str, cancelled: threading.Event
+    ) -> tuple[Camera, Float64Array]:
         """The camera of a CameraInfo and its mount; the model is prepared again when either is new."""
-        mount = self._mount.lookup(camera_frame)
+        mount = self._mount.lookup(camera_frame, cancelled)
         old, key = self._prepared, content(info)
         if old is not None and old.info == key and np.array_equal(old.mount, mount):
             return old.camera, mount

@@ -29,10 +29,10 @@ from kyn_ros.outputs import Outputs
 from kyn_ros.pairing import Pairing, StampOrder
 from kyn_ros.params import PerceptionParameters, check_change, declare, read
 from kyn_ros.perception import Arrival, Perception, load_predictor, read_mask
-from kyn_ros.worker import Worker, wait_for
+from kyn_ros.worker import Cancelled, Worker, wait_for
 
 END_WITHIN_S = 3.0
-"""How long a running inference may delay the end of the process."""
+"""How long a running inference may delay a deactivation or the end of the process."""
 
 
 class PerceptionNode(LifecycleNode):
@@ -49,7 +49,7 @@ class PerceptionNode(LifecycleNode):
         self._outputs: Outputs | None = None
         self._perception: Perception | None = None
         self._worker: Worker[Arrival] | None = None
-        self._left_running = False
+        self._left: list[threading.Thread] = []
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.create_service(Trigger, "reset", self._on_reset)
@@ -63,11 +63,12 @@ class PerceptionNode(LifecycleNode):
             mask = read_mask(parameters.hood_mask)
             self._mount = make_mount(self, parameters.camera_pose, parameters.grid.frame_id, parameters.tf_timeout_s)
             self._activity = "loading the model"
-            predictor = wait_for(lambda: load_predictor(parameters, self.get_logger().warning), self._while_loading)
+            predictor = wait_for(
+                lambda: load_predictor(parameters, self.get_logger().warning), self._while_loading, self._left.append
+            )
         except (ValueError, OSError, ImportError) as error:
             return self._refuse(str(error))
         if predictor is None:
-            self._left_running = True
             return self._refuse("stopped while the model was loading")
         self._refusal, self._activity = "", "configured, not active"
         self._outputs = Outputs(self, parameters)
@@ -82,7 +83,14 @@ class PerceptionNode(LifecycleNode):
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribe."""
+        """Subscribe; refused while the image from before a deactivation is still in the network."""
+        if self._left_running():
+            # Two threads in one predictor would mix their images.
+            self.get_logger().error(
+                f"not activated: the image from before the deactivation is still at work after {END_WITHIN_S:g} s, "
+                "expected it to be done by now; activate again later"
+            )
+            return TransitionCallbackReturn.FAILURE
         parameters, qos = self._settings, self._settings.qos
         self._image_order, self._info_order = StampOrder(), StampOrder()
         self._pairing = Pairing(round(parameters.pairing_slop_s * 1e9), self._on_unpaired)
@@ -101,7 +109,7 @@ class PerceptionNode(LifecycleNode):
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop listening and wait for the image at work."""
+        """Stop listening, and wait a moment for the image at work; from here on nothing is published."""
         self._release_inputs()
         self._activity = "configured, not active"
         return super().on_deactivate(state)
@@ -125,14 +133,19 @@ class PerceptionNode(LifecycleNode):
     def finish(self) -> bool:
         """End everything; False if a thread is still inside the network or a model that is loading."""
         self._release_inputs()
-        return not self._left_running
+        return not self._left_running()
+
+    def _left_running(self) -> bool:
+        self._left = [thread for thread in self._left if thread.is_alive()]
+        return bool(self._left)
 
     def _release_inputs(self) -> None:
         if self._worker is None:
             return
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
-        self._left_running |= not self._worker.stop(END_WITHIN_S)
+        if not self._worker.stop(END_WITHIN_S):
+            self._left.append(self._worker.thread)
         self._worker = None
 
     def _release_all(self) -> None:
@@ -189,16 +202,18 @@ class PerceptionNode(LifecycleNode):
         if self._worker.put(Arrival(*pair, time.monotonic())):
             self._drop("newer image", "image: a newer one arrived before its turn")
 
-    def _answer(self, arrival: Arrival) -> None:
+    def _answer(self, arrival: Arrival, cancelled: threading.Event) -> None:
         """One image, in the inference thread."""
         assert self._perception is not None
         try:
-            self._frames.answered(self._perception.process(arrival))
+            self._frames.answered(self._perception.process(arrival, cancelled))
+        except Cancelled:
+            self._drop("deactivated", "image: the node was deactivated before its answer")
         except InputError as error:
             self._drop(error.reason, str(error))
         except Exception as error:  # whatever a runtime raises, the next image gets its chance
-            if self._worker is None:
-                return  # given up: the publishers are gone
+            if cancelled.is_set():
+                return  # given up: the publishers may be gone
             self.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
             self._drop("inference", f"inference failed: {error}")
 

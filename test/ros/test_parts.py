@@ -16,13 +16,15 @@ pytest.importorskip("rclpy", reason="rclpy is not installed")
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from tiny_drive import DRIVE, write_drive
 
 from kyn_models.artifact import KITTI360_CAMERA, TrainingCamera
-from kyn_ros import environment, mount, outputs, params
+from kyn_models.data.kitti360 import Kitti360
+from kyn_ros import environment, mount, odometry, outputs, params
 from kyn_ros.diagnostics import FrameLog, mount_status
 from kyn_ros.pairing import Pairing, StampOrder
 from kyn_ros.params import PerceptionParameters, ReplayParameters
-from kyn_ros.worker import Worker, wait_for
+from kyn_ros.worker import Cancelled, Worker, wait_for, wait_until
 
 CONFIG = Path(__file__).resolve().parents[2] / "config" / "ros"
 MS = 1_000_000
@@ -96,7 +98,7 @@ def test_pose_numbers_there_and_back() -> None:
 def test_quaternions_there_and_back() -> None:
     for angles in ((0.1, 0.2, 0.3), (np.pi, 0, 0), (0, np.pi - 1e-9, 0), (0, 0, np.pi), (-1.67, 0.02, -1.53)):
         pose = mount.pose_from_numbers((1, 2, 3, *angles))
-        again = mount.pose_from_quaternion((1, 2, 3), mount.quaternion_from_pose(pose))
+        again = mount.pose_from_quaternion((1, 2, 3), odometry.quaternion_from_pose(pose))
         np.testing.assert_allclose(again, pose, atol=1e-9)
     with pytest.raises(ValueError, match="length 1"):
         mount.pose_from_quaternion((0, 0, 0), (0, 0, 0, 0))
@@ -229,28 +231,54 @@ def test_label_colours_differ() -> None:
 def test_worker_works_on_the_newest() -> None:
     begun, go, seen = threading.Event(), threading.Event(), []
 
-    def handle(item: int) -> None:
-        seen.append(item)
+    def handle(item: int, cancelled: threading.Event) -> None:
+        seen.append((item, cancelled.is_set()))
         begun.set()
         go.wait(5.0)
+        seen.append((item, cancelled.is_set()))
 
     worker = Worker(handle)
     assert worker.put(1) is False and begun.wait(5.0)
     assert [worker.put(2), worker.put(3)] == [False, True]
     assert not worker.stop(0.05), "the first item is still at work"
     go.set()
-    assert worker.stop(5.0) and seen == [1]
+    assert worker.stop(5.0) and seen == [(1, False), (1, True)]
 
 
 def test_wait_for_carries_values_and_errors() -> None:
     asked: list[float] = []
-    assert wait_for(lambda: time.sleep(0.1) or 7, lambda: asked.append(1.0) or True, every_s=0.02) == 7
+    left: list[threading.Thread] = []
+    assert wait_for(lambda: time.sleep(0.1) or 7, lambda: asked.append(1.0) or True, left.append, every_s=0.02) == 7
     assert len(asked) > 2
     with pytest.raises(ValueError, match="no"):
-        wait_for(lambda: (_ for _ in ()).throw(ValueError("no")), lambda: True)
+        wait_for(lambda: (_ for _ in ()).throw(ValueError("no")), lambda: True, left.append)
     release = threading.Event()
-    assert wait_for(lambda: release.wait(5.0), lambda: False) is None
+    assert not left and wait_for(lambda: release.wait(5.0), lambda: False, left.append) is None
+    assert [thread.is_alive() for thread in left] == [True]
     release.set()
+
+
+def test_waiting_ends_at_once_when_cancelled() -> None:
+    cancelled = threading.Event()
+    assert wait_until(lambda: True, 0.0, cancelled) and not wait_until(lambda: False, 0.05, cancelled)
+    threading.Timer(0.1, cancelled.set).start()
+    begin = time.monotonic()
+    with pytest.raises(Cancelled):
+        wait_until(lambda: False, 5.0, cancelled)
+    assert time.monotonic() - begin < 2.0
+
+
+# -- odometry ----------------------------------------------------------------------------------------------------------
+
+
+def test_twist_of_equal_stamps_is_zero(tmp_path: Path) -> None:
+    folder = write_drive(tmp_path)
+    assert odometry.twist(Kitti360(folder), 6)[0][0] == pytest.approx(10.0)
+    lines = ["2013-05-28 08:00:00.000000000"] * 20
+    (folder / f"data_2d_raw/{DRIVE}/image_00/timestamps.txt").write_text("\n".join(lines))
+    drive = Kitti360(folder)
+    assert drive.stamp_ns(5) == drive.stamp_ns(6)
+    assert not np.any(odometry.twist(drive, 6))
 
 
 # -- environment -------------------------------------------------------------------------------------------------------

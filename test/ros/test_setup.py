@@ -6,6 +6,7 @@ import json
 import math
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from geometry_msgs.msg import Quaternion, TransformStamped
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
+from kyn_ros import perception_node
 from kyn_ros.perception_node import PerceptionNode
 
 CONFIGURED = TransitionCallbackReturn.SUCCESS
@@ -98,7 +100,8 @@ def test_no_mount_is_refused(ros, model: Path) -> None:
 
 def test_mount_from_tf(ros, model: Path) -> None:
     tf2_ros = pytest.importorskip("tf2_ros", reason="tf2_ros is part of a ROS 2 installation")
-    from kyn_ros.mount import pose_from_numbers, quaternion_from_pose
+    from kyn_ros.mount import pose_from_numbers
+    from kyn_ros.odometry import quaternion_from_pose
 
     one = Bench(ros, {"model": str(model), **SMALL_GRID, "tf_timeout_s": 1.0})
     one.send(image_of(128, SECOND), info_of(SECOND))
@@ -134,6 +137,35 @@ def test_a_refused_node_can_be_mended_and_configured(ros, model: Path) -> None:
     assert one.node.trigger_configure() == CONFIGURED
     while_in_use = one.node.set_parameters([Parameter("metric_scale", value=2.0)])[0]
     assert not while_in_use.successful and "clean up" in while_in_use.reason
+
+
+def test_an_image_from_before_a_deactivation_is_not_published_and_not_overlapped(
+    ros, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(perception_node, "END_WITHIN_S", 0.2)
+    one = Bench(ros, {"camera_pose": MOUNT, "model": str(model), **SMALL_GRID})
+    one.ask(128, SECOND)
+    predictor = one.node._perception.predictor
+    predict, begun, release = predictor.predict, threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        begun.set()
+        assert release.wait(20.0)
+        return predict(*arguments)
+
+    monkeypatch.setattr(predictor, "predict", slow)
+    one.send(image_of(128, 2 * SECOND), info_of(2 * SECOND))
+    assert one.ros.spin_until(begun.is_set)
+    assert one.node.trigger_deactivate() == CONFIGURED
+    assert one.node.trigger_activate() == TransitionCallbackReturn.FAILURE, "two images would be in one predictor"
+    assert one.node.finish() is False
+    release.set()
+    assert one.ros.spin_until(one.node.finish, 5.0), "a thread that has ended still counts as running"
+    assert one.node.trigger_activate() == CONFIGURED
+    one.wait_for_subscriptions()
+    one.ask(128, 3 * SECOND)
+    assert [grid.header.stamp.sec for grid in one.grids] == [1, 3] and one.drops() == {"deactivated": 1}
+    assert one.node.finish()
 
 
 def test_the_life_cycle_can_be_walked_twice(ros, model: Path) -> None:
