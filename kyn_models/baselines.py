@@ -10,6 +10,7 @@ import numpy as np
 
 from kyn_models.data.lidar_occupancy import TILT, X_RANGE_M, Z_RANGE_M, grid_shape
 from kyn_models.metrics import depth_scores
+from kyn_models.npz import read_npz
 from kyn_models.types import Float32Array, Float64Array, Intrinsics, Sample
 
 HALF_WIDTHS_M: tuple[float, ...] = tuple(np.arange(4.0, 12.01, 0.5).tolist())
@@ -114,16 +115,18 @@ class Prior:
 
     @classmethod
     def load(cls, path: str | Path) -> Prior:
-        """Read what ``save`` wrote. Raises ``FileNotFoundError``, or ``ValueError`` for another kind of file."""
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: there is no such prior")
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                fx, fy, cx, cy, width, height = stored["camera"].tolist()
-                camera = Intrinsics(fx, fy, cx, cy, int(width), int(height))
-                return cls(stored["depth_m"], stored["occupancy"], camera, int(stored["frames"]))
-        except (KeyError, ValueError, OSError) as error:
-            raise ValueError(f"{path}: got a file that is not a prior ({error}), expected one that kyn wrote") from None
+        """Read what ``save`` wrote. Raises ``FileNotFoundError``, or ``ValueError`` for a file that is damaged or of
+        another kind."""
+        stored = read_npz(Path(path), ("camera", "depth_m", "occupancy", "frames"), "`kyn prior` writes a new one")
+        camera, frames = stored["camera"], stored["frames"]
+        if camera.shape != (6,) or frames.shape != ():
+            raise ValueError(
+                f"{path}: got a camera of shape {camera.shape} and frames of shape {frames.shape}, expected 6 numbers "
+                "and one; `kyn prior` writes a new one"
+            )
+        fx, fy, cx, cy, width, height = camera.tolist()
+        intrinsics = Intrinsics(fx, fy, cx, cy, int(width), int(height))
+        return cls(stored["depth_m"], stored["occupancy"], intrinsics, int(frames))
 
     def depth(self, sample: Sample) -> tuple[Float32Array, Intrinsics]:
         """The median depth, whatever the image."""

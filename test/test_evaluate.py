@@ -158,9 +158,24 @@ def test_prior_is_median_depth_and_mean_occupancy(tmp_path: Path) -> None:
         Prior.fit([], camera)
     with pytest.raises(ValueError, match="prior: got depth"):
         Prior.fit([(np.zeros((4, 4)), np.zeros(grid_shape(), bool))], camera)
-    (tmp_path / "wrong.npz").write_text("no")
-    with pytest.raises(ValueError, match="not a prior"):
-        Prior.load(tmp_path / "wrong.npz")
+
+
+@pytest.mark.parametrize("content", ["text", "cut", "empty", "other arrays", "other shapes", "bare array"])
+def test_a_damaged_prior_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
+    path = tmp_path / "wrong.npz"
+    arrays = {"depth_m": np.ones((2, 2)), "occupancy": np.ones((2, 2)), "camera": np.ones(4), "frames": np.array(1)}
+    np.savez(path, **(arrays if content != "other arrays" else {"depth_m": np.ones(3)}))
+    whole = path.read_bytes()
+    if content == "bare array":
+        with path.open("wb") as file:
+            np.save(file, np.ones(3))
+    elif content in ("text", "cut", "empty"):
+        path.write_bytes({"text": b"no", "cut": whole[: len(whole) // 2], "empty": b""}[content])
+    with pytest.raises(ValueError, match=r"wrong\.npz: got .*kyn prior"):
+        Prior.load(path)
+    assert cli.main(["eval", "depth", "--data", str(tmp_path), "--model", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "pickle" not in error
 
 
 def test_all_free_on_the_shared_frames(shared_data: Path) -> None:

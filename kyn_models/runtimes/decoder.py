@@ -18,8 +18,11 @@ from pathlib import Path
 import numba
 import numpy as np
 
+from kyn_models.npz import read_npz
 from kyn_models.runtimes.queries import SAMPLES_PER_RAY, PointQuery, Query, RayQuery
 from kyn_models.types import Float32Array
+
+EXPORT_AGAIN = "`kyn export` writes a new one"
 
 CHUNK = 1 << 16
 """Points whose codes are held at once while constants are built."""
@@ -46,21 +49,22 @@ class DecoderConstants:
 
     @classmethod
     def load(cls, path: Path) -> DecoderConstants:
-        """Read ``decoder.npz``. Raises ``ValueError`` naming a missing array."""
+        """Read ``decoder.npz``. Raises ``ValueError`` naming a damaged file, a missing array or one of wrong size."""
+        names = ("w_code", "bias", "w_out", "b_out", "freqs", "k_norm", "z_near", "z_far")
+        arrays = read_npz(path, names, EXPORT_AGAIN)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return cls(
-                    np.ascontiguousarray(arrays["w_code"], dtype=np.float32),
-                    np.ascontiguousarray(arrays["bias"], dtype=np.float32),
-                    np.ascontiguousarray(arrays["w_out"], dtype=np.float32).reshape(-1),
-                    float(arrays["b_out"]),
-                    np.asarray(arrays["freqs"], dtype=np.float32),
-                    np.asarray(arrays["k_norm"], dtype=np.float64),
-                    float(arrays["z_near"]),
-                    float(arrays["z_far"]),
-                )
-        except (KeyError, OSError, ValueError) as error:
-            raise ValueError(f"{path}: not a decoder file ({error}); `kyn export` writes a new one") from error
+            return cls(
+                np.ascontiguousarray(arrays["w_code"], dtype=np.float32),
+                np.ascontiguousarray(arrays["bias"], dtype=np.float32),
+                np.ascontiguousarray(arrays["w_out"], dtype=np.float32).reshape(-1),
+                float(arrays["b_out"]),
+                np.asarray(arrays["freqs"], dtype=np.float32),
+                np.asarray(arrays["k_norm"], dtype=np.float64),
+                float(arrays["z_near"]),
+                float(arrays["z_far"]),
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: got arrays that are not a decoder's ({error}); {EXPORT_AGAIN}") from error
 
     def image_coordinates(self, points: np.ndarray) -> np.ndarray:
         """(N, 2) float32 normalised image coordinates of (N, 3) points in camera axes."""

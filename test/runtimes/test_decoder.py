@@ -97,5 +97,12 @@ def test_corners_sum_to_one_and_stay_inside():
 def test_a_damaged_decoder_file_is_named(tmp_path):
     file = tmp_path / "decoder.npz"
     np.savez(file, w_code=np.zeros((2, 2)))
-    with pytest.raises(ValueError, match=r"decoder\.npz"):
+    with pytest.raises(ValueError, match=r"decoder\.npz.*kyn export"):
+        DecoderConstants.load(file)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"decoder\.npz.*damaged.*kyn export"):
+        DecoderConstants.load(file)
+    arrays = dict.fromkeys(("w_code", "bias", "w_out", "b_out", "freqs", "k_norm", "z_near", "z_far"), np.zeros(2))
+    np.savez(file, **arrays)
+    with pytest.raises(ValueError, match=r"decoder\.npz: got arrays that are not a decoder's"):
         DecoderConstants.load(file)

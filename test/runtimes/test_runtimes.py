@@ -137,6 +137,32 @@ def test_without_export_only_torch_runs(own: Artifact) -> None:
     assert runtimes.choose("torch", bare).name == "torch"
 
 
+def test_auto_takes_only_torch_where_there_is_no_self_test(own: Artifact) -> None:
+    files = {name: digest for name, digest in own.manifest.files.items() if name != SELFTEST}
+    untested = write_artifact(own.path, replace(own.manifest, files=files), {})
+    for name in ("openvino", "onnxruntime"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+        assert runtimes.choose(name, untested, silent).name == name
+    warnings: list[str] = []
+    assert runtimes.choose("auto", untested, warnings.append).name == "torch"
+    assert [warning.split()[1] for warning in warnings] == ["openvino", "onnxruntime"]
+    assert all("has no selftest.npz; `kyn export" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"no zip at all"])
+def test_damaged_arrays_are_one_sentence_and_passed_over_by_auto(own: Artifact, content: bytes) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    decoder = with_file(own, "decoder.npz", content)
+    with pytest.raises(runtimes.RuntimeFailed, match=r"runtime openvino: .*decoder\.npz.*damaged.*kyn export"):
+        runtimes.choose("openvino", decoder)
+    warnings: list[str] = []
+    assert runtimes.choose("auto", decoder, warnings.append).name == "torch"
+    assert warnings and all("decoder.npz" in warning for warning in warnings)
+    selftest = with_file(decoder, SELFTEST, content)
+    with pytest.raises(runtimes.RuntimeFailed, match=r"no runtime works: .*torch on cpu: .*selftest\.npz.*kyn export"):
+        runtimes.choose("auto", selftest, warnings.append)
+
+
 def test_a_gpu_that_is_not_there(tiny_artifact: Path) -> None:
     import torch
 
