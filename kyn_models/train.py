@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import pickle
 import queue
 import threading
 import time
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 Batch = Mapping[str, Tensor]
 LAST, BEST = "last.pt", "best.pt"
+SAVED = ("model", "averaged", "optimiser", "step", "best", "settings")
+"""Keys of a checkpoint."""
 
 
 Loss = Callable[[nn.Module, Batch, int], dict[str, Tensor]]
@@ -100,12 +103,12 @@ class Trainer:
     def resume(self) -> bool:
         """Continue from the last checkpoint in ``out``; False if there is none.
 
-        Raises ``ValueError`` if that checkpoint was written with other settings.
+        Raises ``ValueError`` if that checkpoint is damaged or was written with other settings.
         """
         path = self.out / LAST
         if not path.is_file():
             return False
-        saved = torch.load(path, map_location=self.device, weights_only=True)
+        saved = self._read(path)
         if saved["settings"] != self.settings:
             differing = [key for key in self.settings if saved["settings"].get(key) != self.settings[key]]
             raise ValueError(
@@ -117,6 +120,21 @@ class Trainer:
         self.optimiser.load_state_dict(saved["optimiser"])
         self.state = _State(saved["step"], saved["best"])
         return True
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """What ``save`` wrote, or ``ValueError``: torch has several exceptions for a damaged file, none names it."""
+        cause: Exception | None = None
+        saved = None
+        try:
+            saved = torch.load(path, map_location=self.device, weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError) as error:
+            cause = error
+        if not isinstance(saved, dict) or not set(SAVED) <= set(saved):
+            raise ValueError(
+                f"{path}: got a file that is damaged or no checkpoint, expected one that this training wrote; "
+                f"copy {BEST} over it to go on from the best step, or delete it to start again"
+            ) from cause
+        return saved
 
     def save(self, name: str) -> None:
         """Write a checkpoint at once and completely, or not at all."""
@@ -147,10 +165,13 @@ class Trainer:
         from torch.utils.tensorboard import SummaryWriter
         from tqdm import tqdm
 
-        writer = SummaryWriter(str(self.out / "curves"), purge_step=self.state.step)
         started = saved = time.monotonic()
         bar = tqdm(total=self.loop.steps, initial=self.state.step, unit="step", dynamic_ncols=True, mininterval=5)
-        with bar, _Prefetch(self._batches, self.state.step, self.loop.steps) as batches:
+        with (
+            SummaryWriter(str(self.out / "curves"), purge_step=self.state.step) as writer,
+            bar,
+            _Prefetch(self._batches, self.state.step, self.loop.steps) as batches,
+        ):
             for batch in batches:
                 terms = self.step(batch)
                 bar.update()
@@ -169,7 +190,6 @@ class Trainer:
                 if late and not done:
                     log.warning("stopped at step %d after %.0f minutes", self.state.step, self.loop.minutes)
                     return False
-        writer.close()
         return True
 
     def step(self, batch: Batch) -> dict[str, float]:

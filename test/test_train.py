@@ -61,9 +61,31 @@ def test_resuming_equals_no_pause(tmp_path):
         assert torch.equal(value, second.averaged[name]), name
 
 
-def test_minutes_over_is_resumable(tmp_path):
+def test_minutes_over_is_resumable_and_its_curves_are_closed(tmp_path, monkeypatch):
+    from torch.utils import tensorboard
+
+    closed = []
+    close = tensorboard.SummaryWriter.close
+    monkeypatch.setattr(tensorboard.SummaryWriter, "close", lambda self: (closed.append(self), close(self)))
     run = trainer(tmp_path, replace(LOOP, minutes=0.0))
-    assert not run.run()
+    assert not run.run() and len(closed) == 1
+    assert trainer(tmp_path).resume()
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "other"])
+def test_a_damaged_checkpoint_is_named_and_the_best_one_can_take_its_place(tmp_path, damage):
+    run = trainer(tmp_path)
+    run.save("best.pt")
+    whole = (tmp_path / "best.pt").read_bytes()
+    path = tmp_path / LAST
+    if damage == "other":
+        torch.save({"model": {}}, path)
+    else:
+        path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"no checkpoint"}[damage])
+    with pytest.raises(ValueError, match=r"last\.pt: got a file that is damaged.*best\.pt.*delete it") as error:
+        trainer(tmp_path).resume()
+    assert "\n" not in str(error.value)
+    path.write_bytes(whole)
     assert trainer(tmp_path).resume()
 
 
