@@ -68,7 +68,7 @@ def read_poses(path: Path, what: str) -> dict[int, Float64Array]:
         try:
             values = np.array([float(word) for word in words[1:]], dtype=np.float64)
             frame = int(float(words[0]))
-        except ValueError:
+        except (ValueError, OverflowError):  # an infinite frame number overflows
             values, frame = np.empty(0), -1
         if values.size not in (12, 16) or not np.isfinite(values).all():
             raise ValueError(

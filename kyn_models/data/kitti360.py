@@ -172,7 +172,13 @@ class Kitti360:
                 f"{self._stamp_path()}: got {len(self._stamps)} lines, expected one for frame {frame}; "
                 "it has one line per frame number, from 0"
             )
-        return self._stamps[frame]
+        stamp = self._stamps[frame]
+        if stamp is None:
+            raise ValueError(
+                f"{self._stamp_path()}, line {frame + 1}: is blank, expected the stamp of frame {frame}; "
+                "leave that frame out, or remove the file to have stamps from the frame rate"
+            )
+        return stamp
 
     def image_path(self, frame: int, camera: str | None = None) -> Path:
         """Where the rectified image of a frame lies (or would)."""
@@ -218,14 +224,14 @@ class Kitti360:
             if camera == "00":
                 self._base_from_velo = BASE_FROM_VEHICLE @ vehicle_from_raw @ inverse(velo_from_camera)
 
-    def _read_stamps(self) -> list[int] | None:
+    def _read_stamps(self) -> list[int | None] | None:
+        """One entry per frame number, None where the line is blank: the frames after it keep their own stamps."""
         path = self._stamp_path()
         if not path.is_file():
             return None
         return [
-            _nanoseconds(line, f"{path}, line {number}")
-            for number, line in enumerate(path.read_text().splitlines(), start=1)
-            if line.strip()
+            _nanoseconds(line, f"{path}, line {number}") if line.strip() else None
+            for number, line in enumerate(path.read_text().rstrip().splitlines(), start=1)
         ]
 
     def _image_frames(self, camera: str) -> set[int]:

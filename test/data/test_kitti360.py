@@ -80,6 +80,21 @@ def test_stamps_that_do_not_cover_the_frames_or_are_no_dates(folder: Path) -> No
         Kitti360(folder)
 
 
+def test_a_blank_stamp_is_that_frames_own_and_moves_no_other(folder: Path) -> None:
+    tiny.write_timestamps(folder)
+    before = Kitti360(folder).stamp_ns(8)
+    path = folder / "data_2d_raw" / tiny.DRIVE / "image_00" / "timestamps.txt"
+    lines = path.read_text().splitlines()
+    lines[6] = "  "
+    path.write_text("\n".join(lines) + "\n\n \n")
+    drive = Kitti360(folder)
+    assert drive.stamp_ns(8) == before
+    with pytest.raises(ValueError, match=r"timestamps\.txt, line 7: is blank, expected the stamp of frame 6"):
+        drive.stamp_ns(6)
+    with pytest.raises(ValueError, match="got 20 lines, expected one for frame 20"):
+        drive.stamp_ns(20)
+
+
 @pytest.mark.parametrize(
     "name", ["perspective.txt", "calib_cam_to_pose.txt", "calib_cam_to_velo.txt", "data_poses", "data_2d_raw"]
 )
@@ -138,9 +153,10 @@ def test_frame_without_pose_is_known_and_refused(folder: Path) -> None:
     assert drive.frames == (5, 6, 7) and drive.frames_without_pose == (8,)
     with pytest.raises(ValueError, match="no pose for frame 8.*3 frames from 5 to 7"):
         drive.sample(8)
-    poses.write_text("5 1 0 0\n")
-    with pytest.raises(ValueError, match=r"poses\.txt, line 1"):
-        Kitti360(folder)
+    for line in ("5 1 0 0", "inf 1 0 0 0 0 1 0 0 0 0 1 0", "nan 1 0 0 0 0 1 0 0 0 0 1 0"):
+        poses.write_text(line + "\n")
+        with pytest.raises(ValueError, match=r"poses\.txt, line 1: got .*expected a frame number"):
+            Kitti360(folder)
 
 
 def test_split_keeps_its_order_and_names_its_faults(folder: Path, tmp_path: Path) -> None:
