@@ -78,11 +78,15 @@ class OccupancyRow(NamedTuple):
 
 
 class DepthRow(NamedTuple):
-    """Scores of one frame. outside: truth pixels left out because the answer's image does not show them."""
+    """Scores of one frame. outside: truth pixels left out because the answer's image does not show them.
+
+    camera: of the answer's image.
+    """
 
     frame: str
     scores: DepthScores
     outside: int
+    camera: Intrinsics
 
 
 def camera_grid() -> Float32Array:
@@ -182,14 +186,32 @@ def sample_depth(depth_m: np.ndarray, camera: Intrinsics, wanted: Intrinsics) ->
     Returns (wanted.height, wanted.width) float32 and bool; outside the image NaN and False. Nearest pixel, so Inf and
     NaN never mix into others.
     """
+    rows, columns = _nearest_pixels(camera, wanted)
+    inside = (rows >= 0)[:, None] & (columns >= 0)[None, :]
+    sampled = np.full(inside.shape, np.nan, dtype=np.float32)
+    sampled[inside] = depth_m[np.ix_(rows[rows >= 0], columns[columns >= 0])].ravel()
+    return sampled, inside
+
+
+def _nearest_pixels(camera: Intrinsics, wanted: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
+    """(wanted.height,) rows and (wanted.width,) columns of ``camera`` nearest to ``wanted``'s, -1 outside its image."""
     columns = np.rint((np.arange(wanted.width) - wanted.cx) * (camera.fx / wanted.fx) + camera.cx).astype(np.int64)
     rows = np.rint((np.arange(wanted.height) - wanted.cy) * (camera.fy / wanted.fy) + camera.cy).astype(np.int64)
-    inside_columns = (columns >= 0) & (columns < camera.width)
-    inside_rows = (rows >= 0) & (rows < camera.height)
-    inside = inside_rows[:, None] & inside_columns[None, :]
-    sampled = np.full(inside.shape, np.nan, dtype=np.float32)
-    sampled[inside] = depth_m[np.ix_(rows[inside_rows], columns[inside_columns])].ravel()
-    return sampled, inside
+    columns[(columns < 0) | (columns >= camera.width)] = -1
+    rows[(rows < 0) | (rows >= camera.height)] = -1
+    return rows, columns
+
+
+def truth_within(sample: Sample, camera: Intrinsics) -> Sample:
+    """The sample with its depth truth NaN where an image of ``camera`` (same optical frame) has no pixel.
+
+    Raises ``ValueError`` for a sample without ``depth_m``.
+    """
+    if sample.depth_m is None:
+        raise ValueError(f"{sample.name}: got no depth_m, expected a sample with depth truth")
+    rows, columns = _nearest_pixels(camera, sample.observation.key.intrinsics)
+    inside = (rows >= 0)[:, None] & (columns >= 0)[None, :]
+    return replace(sample, depth_m=np.where(inside, sample.depth_m, np.float32(np.nan)))
 
 
 def evaluate_depth(
@@ -212,7 +234,7 @@ def evaluate_depth(
         at_truth, inside = sample_depth(predicted, camera, sample.observation.key.intrinsics)
         truth = np.where(inside, sample.depth_m, np.float32(np.nan))
         outside = int(np.count_nonzero(~np.isnan(sample.depth_m)) - np.count_nonzero(~np.isnan(truth)))
-        rows.append(DepthRow(sample.name, depth_scores(at_truth, truth), outside))
+        rows.append(DepthRow(sample.name, depth_scores(at_truth, truth), outside, camera))
         if progress:
             progress(index + 1, total, sample.name)
     return rows

@@ -116,6 +116,24 @@ def test_pixels_outside_the_answers_image_are_left_out_and_counted(drive: Kitti3
     assert row.scores.abs_rel == 0 and row.scores.capped == 0
 
 
+def test_box_street_is_scored_on_the_pixels_of_the_model(drive: Kitti360, capsys: pytest.CaptureFixture[str]) -> None:
+    k = drive.intrinsics()
+    narrow = replace(k, width=32, cx=k.cx - 16)
+    prior = Prior(np.full((k.height, 32), 10.0, np.float32), np.zeros(grid_shape(), np.float32), narrow, 1)
+    prior.save(drive.root / "narrow.npz")
+    arguments = ["eval", "depth", "--data", str(drive.root), "--stop", "6", "--model", str(drive.root / "narrow.npz")]
+    assert cli.main(arguments) == 0
+    table = capsys.readouterr().out.splitlines()
+    model, box = (line.split()[-4:] for line in table[2:4])
+    assert model[0] == box[0] and model[2] == box[2] and int(model[0]) > 0 and int(model[2]) > 0
+    truth = evaluate.truth_within(next(evaluate.kitti360_depth_samples(drive, [5])), narrow)
+    assert truth.depth_m is not None
+    assert np.isnan(truth.depth_m[:, :16]).all() and np.isnan(truth.depth_m[:, 48:]).all()
+    assert np.isfinite(truth.depth_m[:, 16:48]).any()
+    with pytest.raises(ValueError, match="got no depth_m"):
+        evaluate.truth_within(drive[0], narrow)
+
+
 def test_depth_without_truth_is_refused(drive: Kitti360) -> None:
     with pytest.raises(ValueError, match="got no depth_m"):
         evaluate.evaluate_depth(Oracle(drive), [drive[0]])

@@ -115,8 +115,11 @@ def _depth(args: argparse.Namespace, model: Model, name: str) -> None:
     order = range(len(samples))
     shown = (lambda index: samples[(index + len(samples) // 2) % len(samples)]) if args.other_images else None
     rows = evaluate.evaluate_depth(model, (samples[index] for index in order), len(samples), shown, progress)
-    box = best_box_street(samples[index] for index in order)
-    box_rows = evaluate.evaluate_depth(box, (samples[index] for index in order))
+    # On the model's pixels: where its image shows less than the data set's, the two would be scored on other scenes.
+    box = best_box_street(evaluate.truth_within(samples[index], rows[index].camera) for index in order)
+    box_truth = (evaluate.truth_within(samples[index], rows[index].camera) for index in order)
+    box_rows = evaluate.evaluate_depth(box, box_truth)
+    outside = sum(row.outside for row in rows)
     print(f"depth, {len(samples)} frames, 3 to 80 m, no crop, no scaling")
     columns = [*DepthScores._fields[:7], "pixels", "Inf/NaN", "outside", "NaN frames"]
     table = []
@@ -125,11 +128,10 @@ def _depth(args: argparse.Namespace, model: Model, name: str) -> None:
         (f"box street in hindsight, walls at {box.half_width_m:g} m", box_rows),
     ):
         mean, nothing = evaluate.mean_depth(answer_rows)
-        outside = sum(row.outside for row in answer_rows)
         table.append((label, [*_numbers(mean[:7]), *map(str, (mean.pixels, mean.capped, outside, nothing))]))
     print_table(columns, table)
     print("sq_rel and rmse in metres; Inf/NaN: predictions without a finite depth, scored as 80 m;")
-    print("outside: pixels that the model's image does not show, left out")
+    print("outside: pixels that the model's image does not show, left out of both rows")
     if args.csv:
         _write_csv(
             args.csv,
