@@ -192,18 +192,29 @@ def test_clean_end_while_waiting(model: Path, signals: tuple[signal.Signals, ...
 def test_clean_end_and_diagnostics_during_inference(ros, model: Path, signals: tuple[signal.Signals, ...]) -> None:
     """Four million rays keep the inference thread busy for longer than the clean-up waits."""
     ros.node("camera")
-    arrivals: list[float] = []
-    ros.nodes[0].create_subscription(DiagnosticArray, "/diagnostics", lambda _: arrivals.append(time.monotonic()), 10)
+    reports: list[DiagnosticArray] = []
+    ros.nodes[0].create_subscription(DiagnosticArray, "/diagnostics", reports.append, 10)
+
+    def input_now() -> dict[str, str]:
+        """The counts of the newest report."""
+        inputs = [status for report in reports[-1:] for status in report.status if status.name.endswith(": input")]
+        return {pair.key: pair.value for status in inputs for pair in status.values}
+
     image = ros.nodes[0].create_publisher(Image, "image", TopicQos().profile(5))
     info = ros.nodes[0].create_publisher(CameraInfo, "camera_info", TopicQos().profile(5))
-    listen(ros, Image, "depth/image_rect")
+    depths = listen(ros, Image, "depth/image_rect")
     with perception(model, depth_rays="[1200, 3600]") as node:
         assert ros.spin_until(lambda: image.get_subscription_count() and info.get_subscription_count(), 30.0)
         ros.spin_for(0.3)
         info.publish(info_of(SECOND))
         image.publish(image_of(128, SECOND))
-        arrivals.clear()
-        assert ros.spin_until(lambda: len(arrivals) >= 2, 5.0), "diagnostics stopped during inference"
+        assert ros.spin_until(lambda: input_now().get("images") == "1", 5.0), "the image did not arrive"
+        reports.clear()
+        assert ros.spin_until(lambda: reports, 5.0), "diagnostics stopped during inference"
+        counts = input_now()
+        names = ("images", "camera_infos", "answered", "dropped")
+        assert [counts[name] for name in names] == ["1", "1", "0", "0"], "nothing is at work"
+        assert not depths
         assert seconds_to_end(node, *signals) < 5.0
 
 
