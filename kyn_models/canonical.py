@@ -13,7 +13,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from kyn_models.types import Float64Array, Intrinsics, UInt8Array
+from kyn_models.types import Float32Array, Float64Array, Intrinsics, UInt8Array
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,15 @@ class CanonicalCamera:
     def k_norm(self) -> Float64Array:
         """(3, 3) normalised camera matrix of the networks, from the source camera as published."""
         return self.source.normalised()
+
+    def rays(self, rows: int, columns: int) -> Float32Array:
+        """(rows, columns, 3) float32 rays in camera axes, z = 1, through the pixel centres of the image at that size.
+
+        With fewer rays than pixels each stands for an enlarged pixel.
+        """
+        k = self.intrinsics.resized(columns, rows)
+        y, x = np.meshgrid((np.arange(rows) - k.cy) / k.fy, (np.arange(columns) - k.cx) / k.fx, indexing="ij")
+        return np.stack([x, y, np.ones_like(x)], axis=-1).astype(np.float32)
 
     def warp(self, image: UInt8Array, intrinsics: Intrinsics) -> tuple[UInt8Array, np.ndarray]:
         """The image as this camera would have seen it.

@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 OUTPUTS = frozenset({"depth", "volume", "grid"})
 PREDICTED_FAMILIES = ("bts",)
 MAX_CELLS = 64_000_000
-"""Largest volume that is accepted (64 MB of bytes, about 20 GB of constants would be the next step)."""
+"""Most cells of a voxel grid, so that a mistyped resolution is an error and does not exhaust the memory: at this number
+the volume itself has 64 MB, and the cell centres with what is computed from them some GB."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,10 @@ class Predictor:
             seen &= ~camera.warp_mask(self.hood_mask, intrinsics)
         points = self._cells_in_camera(base_from_camera)
         valid = self._visible(points, seen)
-        queries: dict[str, Query] = {"depth": RayQuery(self._directions()), "volume": PointQuery(points[valid])}
+        queries: dict[str, Query] = {
+            "depth": RayQuery(camera.rays(*self.depth_rays)),
+            "volume": PointQuery(points[valid]),
+        }
         self._prepared = _Prepared(intrinsics, base_from_camera, self._runtime.prepare(queries), seen, valid)
 
     def predict(self, observation: Observation, outputs: Iterable[str] = OUTPUTS) -> Prediction:
@@ -171,13 +175,6 @@ class Predictor:
             self.prepare(intrinsics, base_from_camera)
         assert self._prepared is not None
         return self._prepared
-
-    def _directions(self) -> Float32Array:
-        """Rays through the pixel centres of the published K, enlarged pixels where there are fewer rays."""
-        rows, columns = self.depth_rays
-        k = self.artifact.camera.intrinsics.resized(columns, rows)
-        y, x = np.meshgrid((np.arange(rows) - k.cy) / k.fy, (np.arange(columns) - k.cx) / k.fx, indexing="ij")
-        return np.stack([x, y, np.ones_like(x)], axis=-1).astype(np.float32)
 
     def _cells_in_camera(self, base_from_camera: np.ndarray) -> Float32Array:
         """(cells, 3) float32 cell centres in camera axes, in the model's metres."""

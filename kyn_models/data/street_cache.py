@@ -18,13 +18,11 @@ import numpy as np
 from kyn_models import config as configuration
 from kyn_models.artifact import KITTI360_CAMERA
 from kyn_models.canonical import CanonicalCamera
+from kyn_models.data.lidar_occupancy import TILT
 from kyn_models.data.street_scene import FRAME_S, Street
 from kyn_models.data.street_sensors import BASE_FROM_VELO, Mount, base_from_camera, random_mount
 from kyn_models.data.streets import StreetOptions, make_street
 from kyn_models.types import Intrinsics, VoxelGridSpec
-
-PROTOCOL_TILT = np.array([[1, 0, 0], [0, 0.9962, 0.0872], [0, -0.0872, 0.9962]])
-"""The 5 degree tilt of the published occupancy protocol: level camera axes from camera axes."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ def _points(
     rng: np.random.Generator, count: int, depth: np.ndarray, camera: CanonicalCamera, base_from_camera: np.ndarray
 ) -> np.ndarray:
     """(count, 3) points in view: two fifths in the metric's slab, two fifths in the volume, one fifth near surfaces."""
-    slab = rng.uniform((-4, 0, 4), (4, 0.75, 50), (8 * count, 3)) @ PROTOCOL_TILT
+    slab = rng.uniform((-4, 0, 4), (4, 0.75, 50), (8 * count, 3)) @ TILT[:3, :3]
     grid = VoxelGridSpec()
     low, high = zip(grid.x_m, grid.y_m, grid.z_m, strict=True)
     camera_from_base = np.linalg.inv(base_from_camera)

@@ -62,8 +62,7 @@ class BtsField:
     def density(self, points: Tensor) -> Density:
         """(B, N, 3) world points in metres. Equation 2 of the paper."""
         uv, z, invalid = project(self.k_norm, transform(self.camera_from_world, points))
-        far = 1 / self.z_far
-        nearness = 2 * (1 / z.clamp(min=EPSILON_M) - far) / (1 / self.z_near - far) - 1
+        nearness = self._nearness(z.clamp(min=EPSILON_M))
         code = self.code(torch.cat([uv, nearness.unsqueeze(-1)], dim=-1))
         raw = self.mlp(torch.cat([sample(self.features, uv), code], dim=-1))
         return Density(functional.softplus(raw[..., 0].float()), invalid)
@@ -75,8 +74,7 @@ class BtsField:
         and the first layer is linear in [feature, code(u), code(v), code(z')]: exact, and a fraction of the cost.
         """
         uv = project(self.k_norm, directions).uv
-        far = 1 / self.z_far
-        nearness = 2 * (1 / z - far) / (1 / self.z_near - far) - 1
+        nearness = self._nearness(z)
         features, weight = sample(self.features, uv), self.mlp.lin_in.weight
         across, along = self.code.columns((0, 1)), self.code.columns((2,))
         start = features.shape[-1]
@@ -89,6 +87,11 @@ class BtsField:
         for block in self.mlp.blocks:
             hidden = block(hidden)
         return functional.softplus(self.mlp.lin_out(functional.relu(hidden))[..., 0].float())
+
+    def _nearness(self, z: Tensor) -> Tensor:
+        """z' of the positional code, linear in inverse depth: 1 at z_near, -1 at z_far."""
+        far = 1 / self.z_far
+        return 2 * (1 / z - far) / (1 / self.z_near - far) - 1
 
     def __call__(self, points: Tensor) -> Tensor:
         """(B, N) density of (B, N, 3) world points."""
