@@ -145,10 +145,10 @@ def _node(module: str, **parameters: str) -> subprocess.Popen:
 
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:
-    """Ask politely, wait, and only then insist."""
+    """Ask politely, wait, and only then insist. SIGINT would print a traceback where a process is still importing."""
     running = [process for process in processes if process.poll() is None]
     for process in running:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
     for process in running:
         try:
             process.wait(STOP_SECONDS)

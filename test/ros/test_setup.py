@@ -117,7 +117,9 @@ def test_mount_from_tf(ros, model: Path) -> None:
     assert values_of(one.wait_for_status("mount", DiagnosticStatus.OK))["source"] == "TF"
 
 
-def test_stopping_while_the_model_loads_is_not_waited_for(ros, model: Path) -> None:
+def test_stopping_while_the_model_loads_is_not_waited_for(ros, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = threading.Event()
+    monkeypatch.setattr(perception_node, "load_predictor", lambda *_: loaded.wait(30.0))
     stop = threading.Event()
     stop.set()
     given = {"model": str(model), "camera_pose": MOUNT, **SMALL_GRID}
@@ -125,6 +127,8 @@ def test_stopping_while_the_model_loads_is_not_waited_for(ros, model: Path) -> N
     node = ros.add(PerceptionNode(stop, context=ros.context, parameter_overrides=overrides))
     assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
     assert node.finish() is False, "the loading thread is left to itself"
+    loaded.set()
+    assert ros.spin_until(node.finish, 5.0), "a thread that has ended is not left running"
 
 
 def test_a_refused_node_can_be_mended_and_configured(ros, model: Path) -> None:
