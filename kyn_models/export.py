@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from kyn_models.artifact import DECODER, ENCODER, SELFTEST, WEIGHTS, Artifact, sha256, write_artifact
 from kyn_models.models.loading import load_model
 from kyn_models.runtimes import RUNTIMES
-from kyn_models.runtimes.queries import PointQuery, Query, RayQuery, Runtime
+from kyn_models.runtimes.queries import LoadOptions, PointQuery, Query, RayQuery, Runtime
 from kyn_models.runtimes.torch_runtime import PlainTorch
 from kyn_models.types import UInt8Array
 
@@ -176,7 +176,7 @@ def _agreements(artifact: Artifact, test: Mapping[str, np.ndarray]) -> list[Agre
             module = importlib.import_module(RUNTIMES[name][0])
         except ImportError:
             continue
-        found.append(_agreement(name, module.load(artifact, "cpu"), test))
+        found.append(_agreement(name, module.load(artifact, LoadOptions(precision="float32")), test))
     if not found:
         raise ImportError(
             f"export: needs one of {', '.join(CHECKED_RUNTIMES)} to check what it writes; pip install 'kyn[openvino]'"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -17,7 +17,7 @@ import numpy as np
 from kyn_models import occupancy, runtimes
 from kyn_models.artifact import Artifact
 from kyn_models.occupancy import GridOptions
-from kyn_models.runtimes.queries import PointQuery, Query, RayQuery, Step
+from kyn_models.runtimes.queries import LoadOptions, PointQuery, Precision, Query, RayQuery, Step
 from kyn_models.types import (
     UNKNOWN,
     Float32Array,
@@ -39,8 +39,11 @@ the volume itself has 64 MB, and the cell centres with what is computed from the
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """Everything that is constant while camera and mount stay: rebuilt when they change."""
+class Prepared:
+    """Everything that is constant while camera and mount stay. Only the predictor that built it can use it.
+
+    seen: (height, width) bool of the canonical image; valid: (cells,) bool, what the camera can say anything about.
+    """
 
     intrinsics: Intrinsics
     base_from_camera: Float64Array
@@ -48,11 +51,17 @@ class _Prepared:
     seen: np.ndarray
     valid: np.ndarray
 
+    def fits(self, intrinsics: Intrinsics, base_from_camera: np.ndarray) -> bool:
+        """True if it was built for this camera and mount."""
+        return self.intrinsics == intrinsics and np.array_equal(self.base_from_camera, base_from_camera)
+
 
 class Predictor:
     """A model ready to be asked.
 
-    artifact: checked model folder. runtime: a name of ``kyn_models.runtimes.NAMES``.
+    artifact: checked model folder. runtime: a name of ``kyn_models.runtimes.NAMES``. precision: of its convolutions,
+    one of ``kyn_models.runtimes.queries.PRECISIONS``. passed_over: a sentence for each runtime that ``auto`` could not
+    use although its library and device are there; ``warn`` gets them too. say: receives progress.
     spec, grid: the voxel grid in ``base_link`` and the rule for the 2-D grid. depth_rays: (rows, columns) of rendered
     rays. metric_scale: multiplies all distances. hood_mask: (H, W) of the source image, non-zero where the vehicle
     itself is seen; what only such pixels see is unknown.
@@ -69,6 +78,8 @@ class Predictor:
         metric_scale: float = 1.0,
         hood_mask: np.ndarray | None = None,
         warn: runtimes.Warn = log.warning,
+        precision: Precision = "auto",
+        say: Callable[[str], None] = log.info,
     ) -> None:
         if artifact.manifest.family not in PREDICTED_FAMILIES:
             raise ValueError(
@@ -91,8 +102,16 @@ class Predictor:
         self.depth_rays = (int(depth_rays[0]), int(depth_rays[1]))
         self.metric_scale = float(metric_scale)
         self.hood_mask = hood_mask
-        self._runtime = runtimes.choose(runtime, artifact, warn)
-        self._prepared: _Prepared | None = None
+        self.passed_over: tuple[str, ...] = ()
+
+        def pass_over(sentence: str) -> None:
+            self.passed_over += (sentence,)
+            warn(sentence)
+
+        rays, points = self.depth_rays[0] * self.depth_rays[1], int(np.prod(self.spec.shape))
+        options = LoadOptions(precision=precision, rays=rays, points=points, say=say)
+        self._runtime = runtimes.choose(runtime, artifact, pass_over, options)
+        self._prepared: Prepared | None = None
 
     @property
     def runtime_name(self) -> str:
@@ -102,38 +121,57 @@ class Predictor:
     def precision(self) -> str:
         return self._runtime.precision
 
+    @property
+    def library(self) -> str:
+        """Product and version of the runtime's library."""
+        return self._runtime.library
+
     def prepare(self, intrinsics: Intrinsics, base_from_camera: np.ndarray) -> None:
-        """Build and warm up everything for one camera and mount (seconds). ``predict`` does it when they change.
+        """Build everything for one camera and mount. ``predict`` does it when they change.
 
         intrinsics: of the rectified source image. Raises ``ValueError`` if the hood mask has another size.
         """
+        self._prepared = self.build(intrinsics, base_from_camera, self.hood_mask)
+
+    def build(
+        self, intrinsics: Intrinsics, base_from_camera: np.ndarray, hood_mask: np.ndarray | None = None
+    ) -> Prepared:
+        """What ``predict`` needs for one camera and mount, without making it the current one; from any thread.
+
+        intrinsics: of the rectified source image; hood_mask: (H, W) of that image or None.
+        Raises ``ValueError`` if the hood mask has another size.
+        """
         camera = self.artifact.camera
         seen = camera.seen(intrinsics)
-        if self.hood_mask is not None:
-            if self.hood_mask.shape[:2] != (intrinsics.height, intrinsics.width):
+        if hood_mask is not None:
+            if hood_mask.shape[:2] != (intrinsics.height, intrinsics.width):
                 raise ValueError(
-                    f"hood_mask: got {self.hood_mask.shape[1]}x{self.hood_mask.shape[0]} pixels, "
+                    f"hood_mask: got {hood_mask.shape[1]}x{hood_mask.shape[0]} pixels, "
                     f"expected {intrinsics.width}x{intrinsics.height} as the image"
                 )
-            seen &= ~camera.warp_mask(self.hood_mask, intrinsics)
+            seen &= ~camera.warp_mask(hood_mask, intrinsics)
         points = self._cells_in_camera(base_from_camera)
         valid = self._visible(points, seen)
         queries: dict[str, Query] = {
             "depth": RayQuery(camera.rays(*self.depth_rays)),
             "volume": PointQuery(points[valid]),
         }
-        self._prepared = _Prepared(intrinsics, base_from_camera, self._runtime.prepare(queries), seen, valid)
+        return Prepared(intrinsics, base_from_camera, self._runtime.prepare(queries), seen, valid)
 
-    def predict(self, observation: Observation, outputs: Iterable[str] = OUTPUTS) -> Prediction:
+    def predict(
+        self, observation: Observation, outputs: Iterable[str] = OUTPUTS, prepared: Prepared | None = None
+    ) -> Prediction:
         """What the model says about the key frame; only the named outputs (``depth``, ``volume``, ``grid``).
 
+        prepared: what ``build`` gave for the frame's camera and mount; without it the predictor keeps its own.
         Raises ``ValueError`` for an unknown output.
         """
         outputs = frozenset(outputs)
         if outputs - OUTPUTS:
             raise ValueError(f"outputs: got {sorted(outputs - OUTPUTS)}, expected some of {sorted(OUTPUTS)}")
         key = observation.key
-        prepared = self._prepared_for(key.intrinsics, observation.base_from_camera)
+        if prepared is None:
+            prepared = self._prepared_for(key.intrinsics, observation.base_from_camera)
         start = time.perf_counter()
         image, _ = self.artifact.camera.warp(key.image, key.intrinsics)
         stages = {"warp": (time.perf_counter() - start) * 1e3}
@@ -168,10 +206,8 @@ class Predictor:
         step = self._runtime.prepare({"density": PointQuery(np.asarray(points_camera, dtype=np.float32))})
         return step(image, frozenset({"density"})).arrays["density"]
 
-    def _prepared_for(self, intrinsics: Intrinsics, base_from_camera: Float64Array) -> _Prepared:
-        old = self._prepared
-        same_camera = old is not None and old.intrinsics == intrinsics
-        if old is None or not same_camera or not np.array_equal(old.base_from_camera, base_from_camera):
+    def _prepared_for(self, intrinsics: Intrinsics, base_from_camera: Float64Array) -> Prepared:
+        if self._prepared is None or not self._prepared.fits(intrinsics, base_from_camera):
             self.prepare(intrinsics, base_from_camera)
         assert self._prepared is not None
         return self._prepared

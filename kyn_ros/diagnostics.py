@@ -206,10 +206,15 @@ def model_status(name: str, activity: str, refusal: str, predictor: Predictor | 
         "hash": predictor.artifact.hash[:12],
         "licence_weights": manifest.licences.weights,
         "runtime": predictor.runtime_name,
+        "library": predictor.library,
         "precision": predictor.precision,
         "metric_scale": f"{predictor.metric_scale:g}",
     }
-    return make_status(name, OK, f"{activity}: {predictor.artifact.name} on {predictor.runtime_name}", values)
+    message = f"{activity}: {predictor.artifact.name} on {predictor.runtime_name}"
+    if predictor.passed_over:
+        values |= {f"passed over {number}": text for number, text in enumerate(predictor.passed_over, 1)}
+        return make_status(name, WARN, f"{message}, because {'; '.join(predictor.passed_over)}", values)
+    return make_status(name, OK, message, values)
 
 
 def outputs_status(name: str, topics: Sequence[str], note: str) -> DiagnosticStatus:

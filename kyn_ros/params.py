@@ -22,6 +22,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 
 from kyn_models.config import from_mapping
 from kyn_models.occupancy import GridMode, GridOptions
+from kyn_models.runtimes.queries import Precision
 from kyn_models.types import VoxelGridSpec
 
 T = TypeVar("T")
@@ -122,6 +123,7 @@ class PerceptionParameters:
 
     model: str = parameter("", "folder of the model artifact; empty: the model that comes with kyn")
     runtime: str = parameter("auto", "auto, or the name of a runtime (see `kyn doctor`)")
+    precision: Precision = parameter("auto", "of convolutions: auto, float32, float16, bfloat16")
     autostart: bool = parameter(True, "configure and activate at start, without a lifecycle manager")
     camera_pose: tuple[float, ...] | None = parameter(
         None, "[x, y, z, roll, pitch, yaw] of the OPTICAL frame in grid.frame_id, metres and radians; not set: from TF"

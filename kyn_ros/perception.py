@@ -124,8 +124,13 @@ class Perception:
             self._logger.warning(self.mount_status.message)
 
 
-def load_predictor(parameters: PerceptionParameters, warn: Callable[[str], None]) -> Predictor:
-    """The model that the parameters name. Raises ``FileNotFoundError`` or ``ValueError`` with one sentence."""
+def load_predictor(
+    parameters: PerceptionParameters, warn: Callable[[str], None], say: Callable[[str], None]
+) -> Predictor:
+    """The model that the parameters name. Raises ``FileNotFoundError`` or ``ValueError`` with one sentence.
+
+    warn: gets a sentence for each runtime that was passed over. say: gets progress.
+    """
     return Predictor(
         Artifact.load(parameters.model or default_artifact()),
         runtime=parameters.runtime,
@@ -134,6 +139,8 @@ def load_predictor(parameters: PerceptionParameters, warn: Callable[[str], None]
         depth_rays=parameters.depth_rays,
         metric_scale=parameters.metric_scale,
         warn=warn,
+        precision=parameters.precision,
+        say=say,
     )
 
 

@@ -64,7 +64,9 @@ class PerceptionNode(LifecycleNode):
             self._mount = make_mount(self, parameters.camera_pose, parameters.grid.frame_id, parameters.tf_timeout_s)
             self._activity = "loading the model"
             predictor = wait_for(
-                lambda: load_predictor(parameters, self.get_logger().warning), self._while_loading, self._left.append
+                lambda: load_predictor(parameters, self.get_logger().warning, self.get_logger().info),
+                self._while_loading,
+                self._left.append,
             )
         except (ValueError, OSError, ImportError) as error:
             return self._refuse(str(error))

@@ -9,21 +9,22 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from kyn_models.artifact import SELFTEST, Artifact
 from kyn_models.npz import read_npz
-from kyn_models.runtimes.queries import PointQuery, Query, RayQuery, Runtime
+from kyn_models.runtimes.queries import PRECISIONS, LoadOptions, NoDevice, PointQuery, Query, RayQuery, Runtime
 
 log = logging.getLogger(__name__)
 
 RUNTIMES: dict[str, tuple[str, str]] = {
-    "openvino": ("kyn_models.runtimes.openvino_runtime", "pip install 'kyn[openvino]'"),
-    "onnxruntime": ("kyn_models.runtimes.onnxruntime_runtime", "pip install 'kyn[onnxruntime]'"),
-    "torch": ("kyn_models.runtimes.torch_runtime", "pip install 'kyn[train]'"),
+    "openvino": ("kyn_models.runtimes.openvino_runtime", "pip install openvino numba"),
+    "onnxruntime": ("kyn_models.runtimes.onnxruntime_runtime", "pip install onnxruntime numba"),
+    "torch": ("kyn_models.runtimes.torch_runtime", "pip install torch safetensors"),
 }
-"""Name of a runtime to its module (which has ``load(artifact, device) -> Runtime``) and how to get its library."""
+"""Name of a runtime to its module (which has ``load(artifact, options) -> Runtime``) and how to get its library."""
 
 AUTO = (("torch", "cuda"), ("openvino", "cpu"), ("onnxruntime", "cpu"), ("torch", "cpu"))
 """The order of ``auto``: (runtime, device)."""
@@ -37,36 +38,43 @@ class RuntimeFailed(ValueError):
     """A runtime that was asked for cannot be used; the message says why and what to do."""
 
 
-def choose(name: str, artifact: Artifact, warn: Warn = log.warning) -> Runtime:
+def choose(
+    name: str,
+    artifact: Artifact,
+    warn: Warn = log.warning,
+    options: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+) -> Runtime:
     """The runtime called ``name`` (or the first of ``auto`` that works), loaded and self-tested.
 
-    ``warn`` receives one sentence per runtime that ``auto`` passed over although its library is installed.
-    Raises ``RuntimeFailed`` if none works, ``ValueError`` for an unknown name.
+    ``warn`` receives one sentence per runtime that ``auto`` passed over although its library and its device are there.
+    The device of ``options`` is not read: each runtime knows its own. Raises ``RuntimeFailed`` if none works,
+    ``ValueError`` for an unknown name or precision.
     """
+    if options.precision not in PRECISIONS:
+        raise ValueError(f"precision: got {options.precision!r}, expected one of {', '.join(PRECISIONS)}")
     if name == "auto":
-        return _first_that_works(artifact, warn)
+        return _first_that_works(artifact, warn, options)
     if name not in RUNTIMES:
         raise ValueError(f"runtime: got {name!r}, expected one of {', '.join(NAMES)}")
     failure = ""
     for device in (device for known, device in AUTO if known == name):
         try:
-            return _load(name, device, artifact)
+            return _load(name, replace(options, device=device), artifact)
         except (ImportError, OSError, RuntimeError, ValueError) as error:
             failure = _reason(name, error)
     raise RuntimeFailed(f"runtime {name}: {failure}")
 
 
-def _first_that_works(artifact: Artifact, warn: Warn) -> Runtime:
+def _first_that_works(artifact: Artifact, warn: Warn, options: LoadOptions) -> Runtime:
     failures = []
     for name, device in AUTO:
         try:
-            return _load(name, device, artifact, untested=name == "torch")
-        except ImportError as error:
+            return _load(name, replace(options, device=device), artifact, untested=name == "torch")
+        except (ImportError, NoDevice) as error:
             failures.append(f"{name}: {_reason(name, error)}")
         except (OSError, RuntimeError, ValueError) as error:
             failures.append(f"{name} on {device}: {_reason(name, error)}")
-            if device == "cpu":
-                warn(f"runtime {failures[-1]}; trying the next one")
+            warn(f"runtime {failures[-1]}; trying the next one")
     raise RuntimeFailed("no runtime works: " + "; ".join(dict.fromkeys(failures)))
 
 
@@ -76,12 +84,12 @@ def _reason(name: str, error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _load(name: str, device: str, artifact: Artifact, untested: bool = True) -> Runtime:
+def _load(name: str, options: LoadOptions, artifact: Artifact, untested: bool = True) -> Runtime:
     """The runtime, self-tested where the artifact has a test; without one ``untested`` decides whether that will do."""
     module = importlib.import_module(RUNTIMES[name][0])
     if not untested:
         artifact.file(SELFTEST)
-    runtime: Runtime = module.load(artifact, device)
+    runtime: Runtime = module.load(artifact, options)
     if SELFTEST in artifact.manifest.files:
         self_test(runtime, artifact)
     return runtime

@@ -19,9 +19,10 @@ Encode = Callable[[UInt8Array], Float32Array]
 class EncoderAndDecoder:
     """A runtime made of an encoder session and the compiled CPU decoder."""
 
-    def __init__(self, name: str, precision: str, artifact: Artifact, encode: Encode) -> None:
+    def __init__(self, name: str, precision: str, library: str, artifact: Artifact, encode: Encode) -> None:
         self.name = name
         self.precision = precision
+        self.library = library
         self._encode = encode
         self._constants = DecoderConstants.load(artifact.file(DECODER))
         self._image_shape = (artifact.camera.height, artifact.camera.width, 3)

@@ -7,19 +7,23 @@ import onnxruntime
 
 from kyn_models.artifact import Artifact
 from kyn_models.runtimes.onnx_graph import EncoderAndDecoder, encoder_path
+from kyn_models.runtimes.queries import LoadOptions
 from kyn_models.types import Float32Array, UInt8Array
 
 
-def load(artifact: Artifact, device: str) -> EncoderAndDecoder:
-    """Open the encoder with the provider of ``device`` ("cpu").
+def load(artifact: Artifact, options: LoadOptions) -> EncoderAndDecoder:
+    """Open the encoder with the provider of the device ("cpu") in float32.
 
-    Raises ``RuntimeError`` if the graph cannot be read or the provider asked for is not the one that runs.
+    Raises ``RuntimeError`` if the graph cannot be read or the provider asked for is not the one that runs,
+    ``ValueError`` for another precision.
     """
-    provider = f"{device.upper()}ExecutionProvider"
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    if options.precision not in ("auto", "float32"):
+        raise ValueError(f"precision: got {options.precision}, expected float32; openvino and GPU runtimes have others")
+    provider = f"{options.device.upper()}ExecutionProvider"
+    session_options = onnxruntime.SessionOptions()
+    session_options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(encoder_path(artifact), options, providers=[provider])
+        session = onnxruntime.InferenceSession(encoder_path(artifact), session_options, providers=[provider])
     except FileNotFoundError:
         raise
     except Exception as error:  # ONNX Runtime raises classes of its own that share no public base
@@ -31,4 +35,4 @@ def load(artifact: Artifact, device: str) -> EncoderAndDecoder:
     def encode(image: UInt8Array) -> Float32Array:
         return session.run(None, {name: np.ascontiguousarray(image)})[0]
 
-    return EncoderAndDecoder("onnxruntime", "float32", artifact, encode)
+    return EncoderAndDecoder("onnxruntime", "float32", f"ONNX Runtime {onnxruntime.__version__}", artifact, encode)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from kyn_models.types import Float32Array, UInt8Array
+
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "float16", "bfloat16")
+"""Of convolutions alone: geometry, codes and what follows at a point are float32 everywhere."""
 
 SAMPLES_PER_RAY = 64
 """Samples of a rendered depth, equidistant in inverse depth, as published."""
@@ -44,13 +48,39 @@ Step = Callable[[UInt8Array, frozenset[str]], StepOutput]
 """From the (H, W, 3) uint8 canonical image and the names of the wanted queries to their answers."""
 
 
+class NoDevice(RuntimeError):
+    """This machine has no device that the runtime runs on: no fault, and no reason to warn."""
+
+
+def _silent(sentence: str) -> None:
+    """Progress that nobody listens to."""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a runtime is loaded.
+
+    device: "cpu" or "cuda". precision: "auto" leaves it to the runtime. rays, points: how many a query will hold at
+    most as far as is known, for runtimes that compile for sizes; 0 if nothing is known. say: receives progress, one
+    sentence at a time.
+    """
+
+    device: str = "cpu"
+    precision: Precision = "auto"
+    rays: int = 0
+    points: int = 0
+    say: Callable[[str], None] = _silent
+
+
 class Runtime(Protocol):
     """A loaded model. Feature maps never cross this seam: a runtime may fuse all of it in one engine.
 
-    ``prepare`` builds what depends on camera, mount and grid only, and warms it up; it may take seconds.
+    library: product and version that runs it. ``prepare`` builds what depends on camera, mount and grid only, and warms
+    it up; it may take seconds. Steps of one runtime are used from one thread at a time, ``prepare`` from any.
     """
 
     name: str
     precision: str
+    library: str
 
     def prepare(self, queries: Mapping[str, Query]) -> Step: ...

@@ -13,18 +13,29 @@ from kyn_models.artifact import Artifact
 from kyn_models.geometry import View
 from kyn_models.models.loading import load_model
 from kyn_models.render import FieldLike, query, render, surface_depth, z_samples
-from kyn_models.runtimes.queries import SAMPLES_PER_RAY, PointQuery, Query, RayQuery, Step, StepOutput
+from kyn_models.runtimes.queries import (
+    SAMPLES_PER_RAY,
+    LoadOptions,
+    NoDevice,
+    PointQuery,
+    Query,
+    RayQuery,
+    Step,
+    StepOutput,
+)
 from kyn_models.types import Float32Array, UInt8Array
 
 RAYS_AT_ONCE = 2048
 """Rays whose samples are held at once, 64 each."""
 
 
-def load(artifact: Artifact, device: str) -> PlainTorch:
-    """The model on ``device`` ("cpu" or "cuda"). Raises ``RuntimeError`` if that device cannot be used."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("torch finds no CUDA device here; use runtime torch on the CPU, openvino or onnxruntime")
-    return PlainTorch(artifact, device)
+def load(artifact: Artifact, options: LoadOptions) -> PlainTorch:
+    """The model on the device ("cpu" or "cuda"). Raises ``NoDevice``, ``ValueError`` for a precision it lacks."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise NoDevice("torch finds no CUDA device here; use runtime torch on the CPU, openvino or onnxruntime")
+    if options.precision not in ("auto", "float32"):
+        raise ValueError(f"precision: got {options.precision}, expected float32 on the {options.device}")
+    return PlainTorch(artifact, options.device)
 
 
 class PlainTorch:
@@ -32,6 +43,7 @@ class PlainTorch:
 
     name = "torch"
     precision = "float32"
+    library = f"torch {torch.__version__}"
 
     def __init__(self, artifact: Artifact, device: str) -> None:
         self._device = torch.device(device)

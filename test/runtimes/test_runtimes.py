@@ -14,7 +14,7 @@ pytest.importorskip("numba", reason="the compiled decoder needs numba")
 
 from kyn_models import runtimes
 from kyn_models.artifact import ENCODER, SELFTEST, Artifact, default_artifact, write_artifact
-from kyn_models.runtimes.queries import PointQuery, RayQuery
+from kyn_models.runtimes.queries import LoadOptions, NoDevice, PointQuery, RayQuery
 from kyn_models.runtimes.torch_runtime import PlainTorch
 
 
@@ -170,5 +170,5 @@ def test_a_gpu_that_is_not_there(tiny_artifact: Path) -> None:
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(RuntimeError, match="torch finds no CUDA device here"):
-        torch_runtime.load(Artifact.load(tiny_artifact), "cuda")
+    with pytest.raises(NoDevice, match="torch finds no CUDA device here"):
+        torch_runtime.load(Artifact.load(tiny_artifact), LoadOptions("cuda"))
