@@ -12,88 +12,18 @@ a compiler, vectorises for the CPU it runs on, and keeps its compiled code betwe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import numba
 import numpy as np
 
-from kyn_models.npz import read_npz
-from kyn_models.runtimes.queries import SAMPLES_PER_RAY, PointQuery, Query, RayQuery
+from kyn_models.runtimes.constants import DecoderConstants, sample_depths
+from kyn_models.runtimes.queries import PointQuery, Query, RayQuery
 from kyn_models.types import Float32Array
-
-EXPORT_AGAIN = "`kyn export` writes a new one"
 
 CHUNK = 1 << 16
 """Points whose codes are held at once while constants are built."""
 
 CACHED_POINTS = 1 << 20
 """Above this number of points their codes are computed again for every image, in chunks: memory stays bounded."""
-
-
-@dataclass(frozen=True)
-class DecoderConstants:
-    """Content of ``decoder.npz``. H hidden units, F frequencies, code of 3 (1 + 2 F) entries.
-
-    w_code (H, 3 + 6 F), bias (H,), w_out (H,), b_out (), freqs (F,), k_norm (3, 3), z_near, z_far.
-    """
-
-    w_code: Float32Array
-    bias: Float32Array
-    w_out: Float32Array
-    b_out: float
-    freqs: Float32Array
-    k_norm: np.ndarray
-    z_near: float
-    z_far: float
-
-    @classmethod
-    def load(cls, path: Path) -> DecoderConstants:
-        """Read ``decoder.npz``. Raises ``ValueError`` naming a damaged file, a missing array or one of wrong size."""
-        names = ("w_code", "bias", "w_out", "b_out", "freqs", "k_norm", "z_near", "z_far")
-        arrays = read_npz(path, names, EXPORT_AGAIN)
-        try:
-            return cls(
-                np.ascontiguousarray(arrays["w_code"], dtype=np.float32),
-                np.ascontiguousarray(arrays["bias"], dtype=np.float32),
-                np.ascontiguousarray(arrays["w_out"], dtype=np.float32).reshape(-1),
-                float(arrays["b_out"]),
-                np.asarray(arrays["freqs"], dtype=np.float32),
-                np.asarray(arrays["k_norm"], dtype=np.float64),
-                float(arrays["z_near"]),
-                float(arrays["z_far"]),
-            )
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: got arrays that are not a decoder's ({error}); {EXPORT_AGAIN}") from error
-
-    def image_coordinates(self, points: np.ndarray) -> np.ndarray:
-        """(N, 2) float32 normalised image coordinates of (N, 3) points in camera axes."""
-        k = self.k_norm
-        u = points[:, 0] / points[:, 2] * k[0, 0] + k[0, 2]
-        v = points[:, 1] / points[:, 2] * k[1, 1] + k[1, 2]
-        return np.stack([u, v], axis=-1).astype(np.float32)
-
-    def depth_code(self, z: np.ndarray) -> np.ndarray:
-        """z' in [-1, 1], linear in inverse depth: 1 at z_near, -1 at z_far."""
-        near, far = 1 / self.z_near, 1 / self.z_far
-        return (2 * (1 / z - far) / (near - far) - 1).astype(np.float32)
-
-    def project_codes(self, values: np.ndarray, axes: tuple[int, ...]) -> Float32Array:
-        """W_code restricted to some of the axes (0 u, 1 v, 2 z'), applied to (N, len(axes)) values: (N, H)."""
-        columns = [list(axes)]
-        parts = [values]
-        for index, frequency in enumerate(self.freqs):
-            for phase, function in enumerate((np.sin, np.cos)):
-                parts.append(function(values * frequency))
-                columns.append([3 + 6 * index + 3 * phase + axis for axis in axes])
-        code = np.concatenate(parts, axis=1, dtype=np.float32)
-        return np.ascontiguousarray(code @ self.w_code[:, np.concatenate(columns)].T)
-
-
-def sample_depths(z_near: float, z_far: float, count: int = SAMPLES_PER_RAY) -> Float32Array:
-    """(count,) float32 depths at the midpoints of equal steps in inverse depth."""
-    s = (np.arange(count) + 0.5) / count
-    return (1 / ((1 - s) / z_near + s / z_far)).astype(np.float32)
 
 
 class CompiledDecoder:

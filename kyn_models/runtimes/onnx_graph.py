@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from kyn_models.artifact import DECODER, ENCODER, Artifact
-from kyn_models.runtimes.decoder import CompiledDecoder, DecoderConstants
+from kyn_models.runtimes.constants import DecoderConstants
+from kyn_models.runtimes.decoder import CompiledDecoder
 from kyn_models.runtimes.queries import Query, Step, StepOutput
 from kyn_models.types import Float32Array, UInt8Array
 

@@ -7,7 +7,8 @@ pytest.importorskip("numba", reason="the compiled decoder needs numba")
 
 from kyn_models.artifact import KITTI360_CAMERA
 from kyn_models.runtimes import decoder
-from kyn_models.runtimes.decoder import CompiledDecoder, DecoderConstants, corners, sample_depths
+from kyn_models.runtimes.constants import DecoderConstants, sample_depths
+from kyn_models.runtimes.decoder import CompiledDecoder, corners
 from kyn_models.runtimes.queries import PointQuery, RayQuery
 
 HIDDEN, MAP = 16, (12, 40)
