@@ -1,8 +1,8 @@
-"""Everything after the encoder that is constant for a model: the point network in numbers, and how points become codes.
+"""Everything after the encoder that is constant for a model: the point network in numbers, and points as codes.
 
-The first layer of the point network is linear in [feature, code(u), code(v), code(z')], so its pre-activation is a sum of
-the encoder's image sampled at a pixel and of codes that depend on geometry alone. numpy only: every runtime that is not
-plain torch starts from here.
+The first layer of the point network is linear in [feature, code(u), code(v), code(z')], so its pre-activation is a sum
+of the encoder's image sampled at a pixel and of codes that depend on geometry alone. numpy only: every runtime that is
+not plain torch starts from here.
 """
 
 from __future__ import annotations
@@ -76,6 +76,12 @@ class DecoderConstants:
                 columns.append([3 + 6 * index + 3 * phase + axis for axis in axes])
         code = np.concatenate(parts, axis=1, dtype=np.float32)
         return np.ascontiguousarray(code @ self.w_code[:, np.concatenate(columns)].T)
+
+    def greatest_curvature(self, axis: int) -> Float32Array:
+        """(H,) bound of the second derivative of ``project_codes(x, (axis,))`` anywhere."""
+        columns = [3 + 6 * index + axis for index in range(len(self.freqs))]
+        sines, cosines = self.w_code[:, columns], self.w_code[:, [column + 3 for column in columns]]
+        return np.hypot(sines, cosines) @ (self.freqs**2)
 
 
 def sample_depths(z_near: float, z_far: float, count: int = SAMPLES_PER_RAY) -> Float32Array:
