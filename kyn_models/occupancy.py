@@ -65,6 +65,17 @@ def band_layers(spec: VoxelGridSpec, options: GridOptions) -> range:
     return range(int(inside[0]), int(inside[-1]) + 1) if inside.size else range(0)
 
 
+def require_band(spec: VoxelGridSpec, options: GridOptions) -> range:
+    """The layers of the height band. Raises ``ValueError`` if no cell centre lies in it."""
+    layers = band_layers(spec, options)
+    if len(layers) == 0:
+        raise ValueError(
+            f"grid: got no cell centre between {options.min_height_m} and {options.max_height_m} m, "
+            f"expected some within grid.z_m = {spec.z_m}"
+        )
+    return layers
+
+
 def volume_to_grid(volume: UInt8Array, spec: VoxelGridSpec, options: GridOptions) -> np.ndarray:
     """The 2-D grid below a volume.
 
@@ -72,12 +83,7 @@ def volume_to_grid(volume: UInt8Array, spec: VoxelGridSpec, options: GridOptions
     ``occupied_above``; 0 only if EVERY cell of the band is valid and below ``free_below``; else -1.
     Raises ``ValueError`` if no cell centre lies in the band.
     """
-    layers = band_layers(spec, options)
-    if len(layers) == 0:
-        raise ValueError(
-            f"grid: got no cell centre between {options.min_height_m} and {options.max_height_m} m, "
-            f"expected some within grid.z_m = {spec.z_m}"
-        )
+    layers = require_band(spec, options)
     band = volume[layers.start : layers.stop]
     known = band != UNKNOWN
     highest = np.where(known, band, 0).max(axis=0)

@@ -6,15 +6,17 @@ anything about, and the meaning of the numbers. Its answers never depend on whic
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from kyn_models import occupancy, runtimes
+from kyn_models import cells, occupancy, runtimes
 from kyn_models.artifact import Artifact
 from kyn_models.occupancy import GridOptions
 from kyn_models.runtimes.queries import LoadOptions, PointQuery, Precision, Query, RayQuery, Step
@@ -33,23 +35,34 @@ log = logging.getLogger(__name__)
 
 OUTPUTS = frozenset({"depth", "volume", "grid"})
 PREDICTED_FAMILIES = ("bts",)
-MAX_CELLS = 64_000_000
-"""Most cells of a voxel grid, so that a mistyped resolution is an error and does not exhaust the memory: at this number
-the volume itself has 64 MB, and the cell centres with what is computed from them some GB."""
+KEPT_MOUNTS = 2
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """What depends on the mount and the grid alone. cells: (n,) flat indices of those in the canonical camera's view;
+    pixels: (n,) where in its image."""
+
+    base_from_camera: Float64Array
+    step: Step
+    cells: np.ndarray
+    pixels: np.ndarray
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that is constant while camera and mount stay. Only the predictor that built it can use it.
+    """Everything that is constant while camera, mount and grid stay. Only the predictor that built it can use it.
 
-    seen: (height, width) bool of the canonical image; valid: (cells,) bool, what the camera can say anything about.
+    seen: (height, width) bool of the canonical image. cells: (n,) flat indices of the cells that are decoded;
+    hidden: (m,) of those among them that the camera says nothing about, for padding or the hood.
     """
 
     intrinsics: Intrinsics
     base_from_camera: Float64Array
     step: Step
     seen: np.ndarray
-    valid: np.ndarray
+    cells: np.ndarray
+    hidden: np.ndarray
 
     def fits(self, intrinsics: Intrinsics, base_from_camera: np.ndarray) -> bool:
         """True if it was built for this camera and mount."""
@@ -91,17 +104,10 @@ class Predictor:
         if len(depth_rays) != 2 or min(depth_rays) < 1:
             raise ValueError(f"depth_rays: got {depth_rays}, expected [rows, columns], both above 0")
         self.artifact = artifact
-        self.spec = spec or VoxelGridSpec()
-        self.grid = grid or GridOptions()
-        if int(np.prod(self.spec.shape)) > MAX_CELLS:
-            raise ValueError(
-                f"grid: got {int(np.prod(self.spec.shape)):,} cells, expected at most {MAX_CELLS:,}; "
-                "use a larger grid.resolution_m or smaller ranges"
-            )
-        occupancy.volume_to_grid(np.full(self.spec.shape, UNKNOWN, np.uint8), self.spec, self.grid)
         self.depth_rays = (int(depth_rays[0]), int(depth_rays[1]))
         self.metric_scale = float(metric_scale)
         self.hood_mask = hood_mask
+        self._set_grid(spec or VoxelGridSpec(), grid or GridOptions())
         self.passed_over: tuple[str, ...] = ()
 
         def pass_over(sentence: str) -> None:
@@ -111,7 +117,19 @@ class Predictor:
         rays, points = self.depth_rays[0] * self.depth_rays[1], int(np.prod(self.spec.shape))
         options = LoadOptions(precision=precision, rays=rays, points=points, say=say)
         self._runtime = runtimes.choose(runtime, artifact, pass_over, options)
+
+    def with_grid(self, spec: VoxelGridSpec, grid: GridOptions) -> Predictor:
+        """The same loaded model with another grid. Raises ``ValueError`` for one that cannot be."""
+        other = copy.copy(self)
+        other._set_grid(spec, grid)
+        return other
+
+    def _set_grid(self, spec: VoxelGridSpec, grid: GridOptions) -> None:
+        cells.require_memory(spec)
+        occupancy.require_band(spec, grid)
+        self.spec, self.grid = spec, grid
         self._prepared: Prepared | None = None
+        self._geometries: deque[_Geometry] = deque(maxlen=KEPT_MOUNTS)
 
     @property
     def runtime_name(self) -> str:
@@ -150,13 +168,9 @@ class Predictor:
                     f"expected {intrinsics.width}x{intrinsics.height} as the image"
                 )
             seen &= ~camera.warp_mask(hood_mask, intrinsics)
-        points = self._cells_in_camera(base_from_camera)
-        valid = self._visible(points, seen)
-        queries: dict[str, Query] = {
-            "depth": RayQuery(camera.rays(*self.depth_rays)),
-            "volume": PointQuery(points[valid]),
-        }
-        return Prepared(intrinsics, base_from_camera, self._runtime.prepare(queries), seen, valid)
+        geometry = self._geometry(base_from_camera)
+        hidden = geometry.cells[~seen.reshape(-1)[geometry.pixels]]
+        return Prepared(intrinsics, base_from_camera, geometry.step, seen, geometry.cells, hidden)
 
     def predict(
         self, observation: Observation, outputs: Iterable[str] = OUTPUTS, prepared: Prepared | None = None
@@ -180,7 +194,7 @@ class Predictor:
         stages |= answer.stages_ms
         start = time.perf_counter()
         depth = self._depth(answer.arrays["depth"], prepared.seen) if "depth" in wanted else None
-        volume = self._volume(answer.arrays["volume"], prepared.valid) if "volume" in wanted else None
+        volume = self._volume(answer.arrays["volume"], prepared) if "volume" in wanted else None
         grid = occupancy.volume_to_grid(volume, self.spec, self.grid) if volume is not None else None
         stages["assemble"] = (time.perf_counter() - start) * 1e3
         return Prediction(
@@ -212,23 +226,20 @@ class Predictor:
         assert self._prepared is not None
         return self._prepared
 
-    def _cells_in_camera(self, base_from_camera: np.ndarray) -> Float32Array:
-        """(cells, 3) float32 cell centres in camera axes, in the model's metres."""
-        camera_from_base = np.linalg.inv(base_from_camera)
-        centres = self.spec.centres().reshape(-1, 3) @ camera_from_base[:3, :3].T + camera_from_base[:3, 3]
-        return (centres / self.metric_scale).astype(np.float32)
-
-    def _visible(self, points: Float32Array, seen: np.ndarray) -> np.ndarray:
-        """(N,) bool: between z_near and z_far, and seen by a pixel that is neither padding nor hood."""
-        manifest, k = self.artifact.manifest, self.artifact.camera.intrinsics
-        z = points[:, 2]
-        near = (z >= manifest.z_near) & (z <= manifest.z_far)
-        z = np.where(near, z, 1.0)
-        column = np.rint(points[:, 0] / z * k.fx + k.cx)
-        row = np.rint(points[:, 1] / z * k.fy + k.cy)
-        inside = near & (column >= 0) & (column < k.width) & (row >= 0) & (row < k.height)
-        inside[inside] = seen[row[inside].astype(int), column[inside].astype(int)]
-        return inside
+    def _geometry(self, base_from_camera: np.ndarray) -> _Geometry:
+        """What the mount decides. Kept, because cameras change more often: their images are warped to one."""
+        for known in tuple(self._geometries):
+            if np.array_equal(known.base_from_camera, base_from_camera):
+                return known
+        manifest, camera = self.artifact.manifest, self.artifact.camera
+        z_range_m = (manifest.z_near, manifest.z_far)
+        index, points, pixels = cells.cells_in_camera(
+            self.spec, base_from_camera, camera.intrinsics, z_range_m, self.metric_scale
+        )
+        queries: dict[str, Query] = {"depth": RayQuery(camera.rays(*self.depth_rays)), "volume": PointQuery(points)}
+        geometry = _Geometry(base_from_camera, self._runtime.prepare(queries), index, pixels)
+        self._geometries.append(geometry)
+        return geometry
 
     def _depth(self, rays: Float32Array, seen: np.ndarray) -> Float32Array:
         depth = enlarge_depth(rays, seen.shape[1], seen.shape[0])
@@ -236,10 +247,12 @@ class Predictor:
             depth = depth * np.float32(self.metric_scale)
         return np.where(seen, depth, np.float32(np.nan))
 
-    def _volume(self, sigma: Float32Array, valid: np.ndarray) -> UInt8Array:
-        volume = np.full(valid.shape, UNKNOWN, dtype=np.uint8)
-        volume[valid] = occupancy.probability_to_byte(occupancy.density_to_probability(sigma))
-        return volume.reshape(self.spec.shape)
+    def _volume(self, sigma: Float32Array, prepared: Prepared) -> UInt8Array:
+        volume = np.full(self.spec.shape, UNKNOWN, dtype=np.uint8)
+        flat = volume.reshape(-1)
+        flat[prepared.cells] = occupancy.probability_to_byte(occupancy.density_to_probability(sigma))
+        flat[prepared.hidden] = UNKNOWN
+        return volume
 
 
 def enlarge_depth(depth: Float32Array, width: int, height: int) -> Float32Array:

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("onnxruntime", reason="these tests run the encoder with ONNX Runtime")
 pytest.importorskip("numba", reason="the compiled decoder needs numba")
 
+from kyn_models import cells
 from kyn_models.artifact import KITTI360_CAMERA, Artifact, TrainingCamera, forward_mount
 from kyn_models.occupancy import GridOptions
 from kyn_models.predictor import Predictor, enlarge_depth
@@ -171,13 +172,62 @@ def test_enlarging_never_mixes_infinite_or_invalid_into_finite_pixels() -> None:
         ({"metric_scale": 0.0}, "metric_scale: got 0.0"),
         ({"metric_scale": float("nan")}, "metric_scale: got nan"),
         ({"depth_rays": (0, 320)}, "depth_rays: got"),
-        ({"spec": VoxelGridSpec((0.0, 500.0), (-100.0, 100.0), (0.0, 10.0), 0.2)}, "expected at most 64,000,000"),
+        (
+            {"spec": VoxelGridSpec((0.0, 5000.0), (-1000.0, 1000.0), (0.0, 10.0), 0.2)},
+            r"got 12,500,000,000 cells, which need about 800\.0 GB, expected at most .*; use a larger grid.resol",
+        ),
         ({"grid": GridOptions(min_height_m=5.0, max_height_m=6.0)}, "no cell centre between"),
     ],
 )
 def test_options_out_of_range(tiny_artifact: Path, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         predictor(tiny_artifact, **options)
+
+
+def test_another_grid_of_the_same_model(tiny_artifact: Path) -> None:
+    first = predictor(tiny_artifact)
+    before = first.predict(observation())
+    spec, options = VoxelGridSpec((0.0, 20.0), (-4.0, 4.0), (0.0, 2.0), 0.25), GridOptions(mode="probability")
+    other = first.with_grid(spec, options)
+    result, expected = (
+        other.predict(observation()),
+        predictor(tiny_artifact, spec=spec, grid=options).predict(observation()),
+    )
+    np.testing.assert_array_equal(result.volume, expected.volume)
+    np.testing.assert_array_equal(result.grid, expected.grid)
+    np.testing.assert_array_equal(first.predict(observation()).volume, before.volume)
+    with pytest.raises(ValueError, match="expected at most"):
+        first.with_grid(VoxelGridSpec((0.0, 5000.0), (-1000.0, 1000.0), (0.0, 10.0), 0.1), options)
+
+
+def test_a_camera_that_changes_costs_no_new_constants(tiny_artifact: Path) -> None:
+    asked = predictor(tiny_artifact)
+    steps = {id(asked.build(camera, MOUNT).step) for camera in (SMALL, KITTI360_CAMERA, replace(SMALL, fx=500.0))}
+    assert len(steps) == 1
+    assert asked.build(SMALL, forward_mount(1.0, 0.0)).step is not asked.build(SMALL, MOUNT).step
+
+
+def test_what_was_built_before_stays_usable(tiny_artifact: Path) -> None:
+    """Frames of the old camera are answered with its constants while others are built."""
+    asked, lower = predictor(tiny_artifact), forward_mount(1.0, 0.0)
+    old, expected = asked.build(SMALL, MOUNT), predictor(tiny_artifact).predict(observation())
+    for height in (1.0, 1.1, 1.2):
+        asked.build(SMALL, forward_mount(height, 0.0))
+    np.testing.assert_array_equal(asked.predict(observation(), prepared=old).volume, expected.volume)
+    assert old.fits(SMALL, MOUNT) and not old.fits(SMALL, lower)
+
+
+def test_free_memory_is_the_least_of_system_and_container(tmp_path: Path) -> None:
+    info, limit = tmp_path / "meminfo", tmp_path / "memory.max"
+    info.write_text("MemTotal: 100 kB\nMemAvailable: 50 kB\n")
+    assert cells.free_memory(info, limit) == 51200
+    limit.write_text("max\n")
+    assert cells.free_memory(info, limit) == 51200
+    limit.write_text("20480\n")
+    assert cells.free_memory(info, limit) == 20480
+    (tmp_path / "memory.current").write_text("480\n")
+    assert cells.free_memory(info, limit) == 20000
+    assert cells.free_memory(tmp_path / "none", limit) is None
 
 
 def test_a_model_of_another_family(tiny_artifact: Path) -> None:

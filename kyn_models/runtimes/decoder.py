@@ -28,6 +28,9 @@ from kyn_models.types import Float32Array
 CHUNK = 1 << 16
 """Points outside the tables whose codes are held at once."""
 
+KEPT_POINTS = 1 << 22
+"""Points of a query beyond which constants are computed anew for every image, so many at a time: memory is bounded."""
+
 TABLE_ERROR = 1e-5
 """Largest error of a density that the table of one axis may cause: a tenth of what counts as exact, all axes less than
 a third of it."""
@@ -102,17 +105,23 @@ class PreparedDecoder:
 
     def __init__(self, decoder: CompiledDecoder, queries: Mapping[str, Query]) -> None:
         self._decoder = decoder
-        self._queries = {
-            name: decoder.rays(query) if isinstance(query, RayQuery) else decoder.points(query)
-            for name, query in queries.items()
-        }
+        self._queries = {name: _constants(decoder, query) for name, query in queries.items()}
 
     def decode(self, name: str, features: Float32Array) -> Float32Array:
         """The answer to query ``name`` from the (h, w, H) float32 pre-activation map."""
-        query = self._queries[name]
+        query, decoder = self._queries[name], self._decoder
         if isinstance(query, _Rays):
-            return self._decoder.depth(query, features)
-        return self._decoder.density(query, features)
+            return decoder.depth(query, features)
+        if isinstance(query, _Points):
+            return decoder.density(query, features)
+        parts = (query.points[i : i + KEPT_POINTS] for i in range(0, len(query.points), KEPT_POINTS))
+        return np.concatenate([decoder.density(decoder.points(PointQuery(part)), features) for part in parts])
+
+
+def _constants(decoder: CompiledDecoder, query: Query) -> _Rays | _Points | PointQuery:
+    if isinstance(query, RayQuery):
+        return decoder.rays(query)
+    return query if len(query.points) > KEPT_POINTS else decoder.points(query)
 
 
 class CompiledDecoder:

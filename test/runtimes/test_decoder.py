@@ -110,6 +110,13 @@ def test_tables_grow_with_the_curvature_of_the_codes(constants):
             assert error.max() < 1.5e-5 * max(1, factor / 2), "the bound, and rounding of large numbers"
 
 
+def test_many_points_are_decoded_in_bounded_memory_with_the_same_numbers(constants, features, monkeypatch):
+    points = np.random.default_rng(6).uniform([-9, -2, 1], [9, 2, 90], (3001, 3)).astype(np.float32)
+    expected = decode(constants, PointQuery(points), features)
+    monkeypatch.setattr(decoder, "KEPT_POINTS", 1000)
+    np.testing.assert_array_equal(decode(constants, PointQuery(points), features), expected)
+
+
 def test_another_thread_may_prepare_while_one_decodes(constants, features):
     rng = np.random.default_rng(8)
     compiled = CompiledDecoder(constants, MAP)
