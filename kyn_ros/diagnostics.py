@@ -32,7 +32,7 @@ FAST_DDS_ADVICE = (
     "and for this node, or set qos.image.reliability to reliable where the camera offers it"
 )
 
-NO_FAULT = frozenset({"newer image", "max_rate_hz", "restart", "deactivated"})
+NO_FAULT = frozenset({"newer image", "max_rate_hz", "restart", "deactivated", "preparing"})
 """Reasons for a dropped image that are not a fault of the input."""
 
 

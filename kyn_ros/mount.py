@@ -68,16 +68,16 @@ def pose_from_quaternion(translation: Sequence[float], quaternion: Sequence[floa
 
 
 class FixedMount:
-    """The mount that the parameter ``camera_pose`` states."""
+    """The mount that the parameter ``camera_pose`` states. pose: (4, 4) ``base_from_camera``."""
 
     source = "parameter camera_pose"
 
     def __init__(self, numbers: Sequence[float]) -> None:
-        self._pose = pose_from_numbers(numbers)
+        self.pose = pose_from_numbers(numbers)
 
     def lookup(self, camera_frame: str, cancelled: threading.Event) -> Float64Array:
         """(4, 4) ``base_from_camera``; every camera frame has this mount."""
-        return self._pose
+        return self.pose
 
     def close(self) -> None:
         """Nothing to release."""

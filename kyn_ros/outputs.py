@@ -15,6 +15,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
 from kyn_models import occupancy, views
+from kyn_models.occupancy import GridOptions
 from kyn_models.types import Prediction, UInt8Array
 from kyn_ros import convert
 from kyn_ros.params import PerceptionParameters, TopicQos
@@ -101,14 +102,18 @@ class Outputs:
         self,
         wanted: Iterable[Output],
         prediction: Prediction,
+        grid: GridOptions,
         stamp: Time,
         camera_frame: str,
         cancelled: threading.Event,
     ) -> None:
         """Publish ``wanted`` outputs (as ``wanted()`` gave them before the prediction was made).
 
+        grid: the rule with which the prediction's grid was made.
+
         Raises ``Cancelled`` before the first one that ``cancelled`` forbids.
         """
+        self._options = grid
         for output in wanted:
             check(cancelled)
             frame = camera_frame if output.in_camera_frame else self._grid_frame

@@ -32,9 +32,9 @@ NOT_OURS = ("use_sim_time", "qos_overrides.", "start_type_description_service")
 """Parameters that rclpy itself declares."""
 
 
-def parameter(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
-    """A field with a description and, for numbers, an inclusive range."""
-    return field(default=default, metadata={"text": text, "range": None if low is None else (low, high)})
+def parameter(default: Any, text: str, low: float | None = None, high: float | None = None, live: bool = False) -> Any:
+    """A field with a description and, for numbers, an inclusive range. live: it may change while the node works."""
+    return field(default=default, metadata={"text": text, "range": None if low is None else (low, high), "live": live})
 
 
 def group(cls: type, **defaults: Any) -> Any:
@@ -59,15 +59,21 @@ class GridParameters:
     """The voxel grid and the 2-D grid below it."""
 
     frame_id: str = parameter("base_link", "frame of all grids and clouds: x forward, y left, z up, z = 0 on the road")
-    x_m: tuple[float, float] = parameter((0.0, 50.0), "[from, to] forward, metres, multiples of resolution_m")
-    y_m: tuple[float, float] = parameter((-10.0, 10.0), "[from, to] left, metres, multiples of resolution_m")
-    z_m: tuple[float, float] = parameter((-0.4, 2.8), "[from, to] up, metres, multiples of resolution_m")
-    resolution_m: float = parameter(0.2, "edge of a cell, metres", 0.02, 5.0)
-    min_height_m: float = parameter(0.3, "lowest height of an obstacle in the 2-D grid, metres", -10.0, 100.0)
-    max_height_m: float = parameter(2.0, "greatest height of an obstacle in the 2-D grid, metres", -10.0, 100.0)
-    occupied_above: float = parameter(0.65, "a cell above this probability is occupied", 0.0, 1.0)
-    free_below: float = parameter(0.35, "a column with every cell below this probability is free", 0.0, 1.0)
-    mode: GridMode = parameter("trinary", "trinary: 100, 0, -1; probability: 0 to 100, and -1")
+    x_m: tuple[float, float] = parameter(
+        (0.0, 50.0), "[from, to] forward, metres, multiples of resolution_m", live=True
+    )
+    y_m: tuple[float, float] = parameter((-10.0, 10.0), "[from, to] left, metres, multiples of resolution_m", live=True)
+    z_m: tuple[float, float] = parameter((-0.4, 2.8), "[from, to] up, metres, multiples of resolution_m", live=True)
+    resolution_m: float = parameter(0.2, "edge of a cell, metres", 0.02, 5.0, live=True)
+    min_height_m: float = parameter(
+        0.3, "lowest height of an obstacle in the 2-D grid, metres", -10.0, 100.0, live=True
+    )
+    max_height_m: float = parameter(
+        2.0, "greatest height of an obstacle in the 2-D grid, metres", -10.0, 100.0, live=True
+    )
+    occupied_above: float = parameter(0.65, "a cell above this probability is occupied", 0.0, 1.0, live=True)
+    free_below: float = parameter(0.35, "a column with every cell below this probability is free", 0.0, 1.0, live=True)
+    mode: GridMode = parameter("trinary", "trinary: 100, 0, -1; probability: 0 to 100, and -1", live=True)
 
     def __post_init__(self) -> None:
         if not self.frame_id:
@@ -229,11 +235,14 @@ def read(node: Node, cls: type[T], changed: tuple[Parameter, ...] = ()) -> T:
 
 
 def check_change(node: Node, cls: type, changed: Sequence[Parameter], in_use: bool) -> str:
-    """Why a change of parameters is refused; empty if it is not. in_use: the node works with the old values."""
-    ours = {name for name, _ in flatten(cls)}
-    names = [item.name for item in changed if item.name in ours]
-    if names and in_use:
-        return f"{names[0]}: takes effect at configure; deactivate and clean up the node first"
+    """Why a change of parameters is refused; empty if it is not.
+
+    in_use: the node works with the old values; then only fields that are marked as live may change.
+    """
+    live = {name: item.metadata.get("live", False) for name, item in flatten(cls)}
+    fixed = [item.name for item in changed if not live.get(item.name, True)]
+    if fixed and in_use:
+        return f"{fixed[0]}: takes effect at configure; deactivate and clean up the node first"
     try:
         read(node, cls)
     except ValueError:

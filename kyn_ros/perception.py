@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -14,14 +14,15 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from kyn_models.artifact import Artifact, default_artifact
-from kyn_models.predictor import Predictor
+from kyn_models.predictor import Predictor, Prepared
 from kyn_models.types import Float64Array, Observation, PosedFrame, UInt8Array
 from kyn_ros import convert, diagnostics
+from kyn_ros.background import Background
 from kyn_ros.camera_info import Camera, camera_from_info, content
 from kyn_ros.convert import InputError
 from kyn_ros.mount import FixedMount, TfMount
 from kyn_ros.outputs import Outputs
-from kyn_ros.params import PerceptionParameters
+from kyn_ros.params import GridParameters, PerceptionParameters
 from kyn_ros.worker import check
 
 
@@ -33,17 +34,21 @@ class Arrival(NamedTuple):
     complete_s: float
 
 
-class _Prepared(NamedTuple):
-    """What the model is prepared for."""
+class _Setup(NamedTuple):
+    """What answers the frames of one camera, mount and grid."""
 
-    info: Hashable
     camera: Camera
     mount: Float64Array
+    predictor: Predictor
+    prepared: Prepared
+    mount_status: DiagnosticStatus
 
 
 class Perception:
     """Converts, asks the model, publishes.
 
+    Constants of a new camera, mount or grid are built beside the inference thread. Until they are there, frames that
+    others fit are answered with those; the rest is dropped as "preparing", or waits if nothing is there yet.
     mask: (H, W) uint8 in arriving images, non-zero where the vehicle itself is seen. name: of the mount's diagnostics.
     """
 
@@ -57,11 +62,26 @@ class Perception:
         logger: RcutilsLogger,
         name: str,
     ) -> None:
-        self.predictor, self.outputs = predictor, outputs
+        self.outputs = outputs
         self.mount_status: DiagnosticStatus | None = None
+        # The newest grid first, and the one before it: what answers while the newest is being built.
+        self._predictors: tuple[Predictor, ...] = (predictor,)
         self._mount, self._parameters, self._mask = mount, parameters, mask
         self._logger, self._name = logger, name
-        self._prepared: _Prepared | None = None
+        self._setups: Background[_Setup] = Background()
+
+    @property
+    def predictor(self) -> Predictor:
+        """The model with the newest grid."""
+        return self._predictors[0]
+
+    def set_grid(self, grid: GridParameters) -> None:
+        """Use another grid as soon as its constants are built. Raises ``ValueError`` for one that cannot be."""
+        self._predictors = (self.predictor.with_grid(grid.spec(), grid.options()), self.predictor)
+
+    def close(self, timeout_s: float) -> threading.Thread | None:
+        """Forget all constants; the thread that still builds some after ``timeout_s``, if there is one."""
+        return self._setups.close(timeout_s)
 
     def process(self, arrival: Arrival, cancelled: threading.Event) -> dict[str, float]:
         """One image in, messages out. Returns milliseconds by stage.
@@ -70,13 +90,17 @@ class Perception:
         """
         begin = time.monotonic()
         header = arrival.image.header
-        observation = self._observation(arrival, cancelled)
+        to_rgb = convert.image_to_rgb if self._parameters.image_transport == "raw" else convert.compressed_to_rgb
+        image = to_rgb(arrival.image)
+        setup = self._setup(arrival.info, header.frame_id, cancelled)
+        frame = PosedFrame(setup.camera.rectify(image), setup.camera.intrinsics, convert.stamp_ns(header.stamp))
         check(cancelled)
         wanted = self.outputs.wanted()
         converted = time.monotonic()
-        prediction = self.predictor.predict(observation, Outputs.needs(wanted))
+        observation = Observation((frame,), setup.mount)
+        prediction = setup.predictor.predict(observation, Outputs.needs(wanted), setup.prepared)
         predicted = time.monotonic()
-        self.outputs.publish(wanted, prediction, header.stamp, header.frame_id, cancelled)
+        self.outputs.publish(wanted, prediction, setup.predictor.grid, header.stamp, header.frame_id, cancelled)
         done = time.monotonic()
         return {
             "wait": (begin - arrival.complete_s) * 1e3,
@@ -86,52 +110,51 @@ class Perception:
             "total": (done - arrival.complete_s) * 1e3,
         }
 
-    def _observation(self, arrival: Arrival, cancelled: threading.Event) -> Observation:
-        to_rgb = convert.image_to_rgb if self._parameters.image_transport == "raw" else convert.compressed_to_rgb
-        image = to_rgb(arrival.image)
-        header = arrival.image.header
-        camera, mount = self._camera_and_mount(arrival.info, header.frame_id, cancelled)
-        frame = PosedFrame(camera.rectify(image), camera.intrinsics, convert.stamp_ns(header.stamp))
-        return Observation((frame,), mount)
-
-    def _camera_and_mount(
-        self, info: CameraInfo, camera_frame: str, cancelled: threading.Event
-    ) -> tuple[Camera, Float64Array]:
-        """The camera of a CameraInfo and its mount; the model is prepared again when either is new."""
+    def _setup(self, info: CameraInfo, camera_frame: str, cancelled: threading.Event) -> _Setup:
+        """What answers a frame of this CameraInfo. Raises ``InputError`` while that is being built."""
         mount = self._mount.lookup(camera_frame, cancelled)
-        old, key = self._prepared, content(info)
-        if old is not None and old.info == key and np.array_equal(old.mount, mount):
-            return old.camera, mount
-        self._prepared = None
-        camera = camera_from_info(info, self._parameters.input_rectified)
-        self._prepare(camera, mount)
-        self._prepared = _Prepared(key, camera, mount)
-        return camera, mount
+        newest, *before = self._predictors
+        camera = (content(info), mount.tobytes())
+        setup = self._setups.get((*camera, newest), lambda: self._build(info, mount, newest))
+        if setup is None and not self._setups.any():
+            self._setups.wait(cancelled)
+            setup = self._setups.get((*camera, newest), lambda: self._build(info, mount, newest))
+        for predictor in before:
+            setup = setup or self._setups.known((*camera, predictor))
+        if setup is None:
+            raise InputError("preparing", "image: the constants of its camera or mount are still being built")
+        self.mount_status = setup.mount_status
+        return setup
 
-    def _prepare(self, camera: Camera, mount: Float64Array) -> None:
-        if self._mask is not None:
-            self.predictor.hood_mask = camera.rectify_mask(self._mask)
+    def _build(self, info: CameraInfo, mount: Float64Array, predictor: Predictor) -> _Setup:
         begin = time.monotonic()
+        camera = camera_from_info(info, self._parameters.input_rectified)
+        mask = camera.rectify_mask(self._mask) if self._mask is not None else None
         try:
-            self.predictor.prepare(camera.intrinsics, mount)
+            prepared = predictor.build(camera.intrinsics, mount, mask)
         except ValueError as error:
             raise InputError("camera_info", str(error)) from error
         width, height = camera.size
-        self._logger.info(f"prepared for a camera of {width}x{height} in {time.monotonic() - begin:.1f} s")
-        training = self.predictor.artifact.manifest.camera
-        self.mount_status = diagnostics.mount_status(self._name, mount, self._mount.source, training)
-        if self.mount_status.level != diagnostics.OK:
-            self._logger.warning(self.mount_status.message)
+        self._logger.info(f"prepared for a camera of {width}x{height} in {time.monotonic() - begin:.2f} s")
+        training = predictor.artifact.manifest.camera
+        status = diagnostics.mount_status(self._name, mount, self._mount.source, training)
+        if status.level != diagnostics.OK:
+            self._logger.warning(status.message)
+        return _Setup(camera, mount, predictor, prepared, status)
 
 
 def load_predictor(
-    parameters: PerceptionParameters, warn: Callable[[str], None], say: Callable[[str], None]
+    parameters: PerceptionParameters,
+    mount: FixedMount | TfMount,
+    warn: Callable[[str], None],
+    say: Callable[[str], None],
 ) -> Predictor:
-    """The model that the parameters name. Raises ``FileNotFoundError`` or ``ValueError`` with one sentence.
+    """The model that the parameters name, warm: it has answered a black image, so that no frame waits for that.
 
-    warn: gets a sentence for each runtime that was passed over. say: gets progress.
+    The constants of a fixed mount are there too. warn: gets a sentence for each runtime that was passed over. say: gets
+    progress. Raises ``FileNotFoundError`` or ``ValueError`` with one sentence.
     """
-    return Predictor(
+    predictor = Predictor(
         Artifact.load(parameters.model or default_artifact()),
         runtime=parameters.runtime,
         spec=parameters.grid.spec(),
@@ -142,6 +165,12 @@ def load_predictor(
         precision=parameters.precision,
         say=say,
     )
+    training = predictor.artifact.manifest.camera
+    pose = mount.pose if isinstance(mount, FixedMount) else training.base_from_camera()
+    source = training.source
+    black = np.zeros((source.height, source.width, 3), np.uint8)
+    predictor.predict(Observation((PosedFrame(black, source),), pose))
+    return predictor
 
 
 def read_mask(path: str) -> UInt8Array | None:

@@ -61,10 +61,12 @@ class PerceptionNode(LifecycleNode):
         try:
             self._settings = parameters = read(self, PerceptionParameters)
             mask = read_mask(parameters.hood_mask)
-            self._mount = make_mount(self, parameters.camera_pose, parameters.grid.frame_id, parameters.tf_timeout_s)
+            self._mount = mount = make_mount(
+                self, parameters.camera_pose, parameters.grid.frame_id, parameters.tf_timeout_s
+            )
             self._activity = "loading the model"
             predictor = wait_for(
-                lambda: load_predictor(parameters, self.get_logger().warning, self.get_logger().info),
+                lambda: load_predictor(parameters, mount, self.get_logger().warning, self.get_logger().info),
                 self._while_loading,
                 self._left.append,
             )
@@ -156,6 +158,8 @@ class PerceptionNode(LifecycleNode):
             self._outputs.close()
         if self._mount is not None:
             self._mount.close()
+        if self._perception is not None and (thread := self._perception.close(END_WITHIN_S)) is not None:
+            self._left.append(thread)
         self._perception = self._outputs = self._mount = None
         self._activity = "waiting to be configured"
 
@@ -255,6 +259,12 @@ class PerceptionNode(LifecycleNode):
 
     def _on_set_parameters(self, changed: Sequence[Parameter]) -> SetParametersResult:
         refusal = check_change(self, PerceptionParameters, changed, in_use=self._perception is not None)
+        if not refusal and self._perception is not None and any(item.name.startswith("grid.") for item in changed):
+            try:
+                self._settings = read(self, PerceptionParameters, tuple(changed))
+                self._perception.set_grid(self._settings.grid)
+            except ValueError as error:
+                refusal = str(error)
         return SetParametersResult(successful=not refusal, reason=refusal)
 
     def _publish_diagnostics(self) -> None:

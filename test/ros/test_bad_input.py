@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -12,7 +13,12 @@ pytest.importorskip("rclpy", reason="rclpy is not installed")
 
 from bench import CAMERA, SECOND, image_of, info_of, values_of
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image
+
+from kyn_models.predictor import Predictor
+
+WIDER = dataclasses.replace(CAMERA, fx=CAMERA.fx * 1.5, fy=CAMERA.fy * 1.5)
 
 
 def damaged(**changes: object) -> Image:
@@ -93,13 +99,69 @@ def test_camera_info_out_of_step_is_refused(bench) -> None:
 def test_camera_info_may_change(bench) -> None:
     one = bench()
     before = one.ask(grey=128, stamp_ns=SECOND)
-    wider = dataclasses.replace(CAMERA, fx=CAMERA.fx * 1.5, fy=CAMERA.fy * 1.5)
-    one.send(image_of(128, 2 * SECOND), info_of(2 * SECOND, wider))
+    one.send(image_of(128, 2 * SECOND), info_of(2 * SECOND, WIDER))
+    assert one.ros.spin_until(lambda: one.drops() == {"preparing": 1})
+    one.wait_for_status("input", DiagnosticStatus.OK)
+    one.ros.spin_for(0.5)
+    one.send(image_of(128, 3 * SECOND), info_of(3 * SECOND, WIDER))
     assert one.ros.spin_until(lambda: len(one.grids) == 2)
     # The narrower camera sees less: more of the grid is unknown.
     assert np.sum(np.array(one.grids[1].data) == -1) > np.sum(np.array(before.data) == -1)
-    again = one.ask(grey=128, stamp_ns=3 * SECOND)
+    again = one.ask(grey=128, stamp_ns=4 * SECOND)
     assert again.data == before.data
+
+
+def test_frames_of_the_old_camera_are_answered_while_constants_of_the_new_one_are_built(
+    bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = bench()
+    before = one.ask(grey=128, stamp_ns=SECOND)
+    predictor = one.node._perception.predictor
+    build, begun, release = predictor.build, threading.Event(), threading.Event()
+
+    def slow(*arguments: object) -> object:
+        begun.set()
+        assert release.wait(20.0)
+        return build(*arguments)
+
+    monkeypatch.setattr(predictor, "build", slow)
+    for stamp in (2, 3, 4):
+        one.send(image_of(128, stamp * SECOND), info_of(stamp * SECOND, WIDER))
+        assert one.ros.spin_until(lambda stamp=stamp: one.drops() == {"preparing": stamp - 1})
+        assert begun.is_set()
+    assert one.ask(grey=128, stamp_ns=5 * SECOND).data == before.data
+    release.set()
+    one.ros.spin_for(0.5)
+    one.send(image_of(128, 6 * SECOND), info_of(6 * SECOND, WIDER))
+    assert one.ros.spin_until(lambda: len(one.grids) == 3)
+    assert one.grids[2].data != before.data and one.drops() == {"preparing": 3}
+
+
+def test_the_grid_may_change_while_images_are_answered(bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = bench()
+    before = one.ask(grey=128, stamp_ns=SECOND)
+    refused = one.node.set_parameters([Parameter("grid.frame_id", value="map")])[0]
+    assert not refused.successful and "takes effect at configure" in refused.reason
+    huge = [Parameter("grid.x_m", value=[0.0, 1e6]), Parameter("grid.y_m", value=[-1e5, 1e5])]
+    refused = one.node.set_parameters_atomically(huge)
+    assert not refused.successful and "GB" in refused.reason
+    begun, release, build = threading.Event(), threading.Event(), Predictor.build
+
+    def slow(*arguments: object) -> object:
+        begun.set()
+        assert release.wait(20.0)
+        return build(*arguments)
+
+    monkeypatch.setattr(Predictor, "build", slow)
+    assert one.node.set_parameters([Parameter("grid.x_m", value=[0.0, 30.0])])[0].successful
+    # The old grid answers until the constants of the new one are there.
+    assert one.ask(grey=128, stamp_ns=2 * SECOND).data == before.data and begun.wait(5.0)
+    release.set()
+    one.ros.spin_for(0.5)
+    after = one.ask(grey=128, stamp_ns=3 * SECOND)
+    assert (after.info.width, after.info.height) == (60, 40)
+    np.testing.assert_array_equal(np.array(after.data).reshape(40, 60), np.array(before.data).reshape(40, 100)[:, :60])
+    assert not one.drops()
 
 
 def test_camera_info_without_images_names_the_fast_dds_profile(bench) -> None:
