@@ -18,6 +18,7 @@ from kyn_models.data.kitti_raw import KittiRaw
 from kyn_models.metrics import DepthScores, OccupancyScores
 from kyn_models.predictor import Predictor
 from kyn_models.runtimes import NAMES
+from kyn_models.runtimes.queries import PRECISIONS, Precision
 from kyn_models.types import Sample
 
 LAYOUTS = ("kitti360", "kitti_raw", "kitti_odometry")
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--other-images", action="store_true", help="show the model another frame's image: what its image is worth"
     )
     parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of its convolutions (else auto)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the scores of each frame")
 
 
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--every, --scans: got {args.every} and {args.scans}, expected both at least 1")
     if args.layout != "kitti360" and (args.what == "occupancy" or args.split):
         raise ValueError(f"--layout: got {args.layout}, expected kitti360 for occupancy and for split files")
-    model, name = load_model(args.model, args.runtime)
+    model, name = load_model(args.model, args.runtime, args.precision)
     if args.what == "occupancy":
         _occupancy(args, model, name)
     else:
@@ -75,14 +77,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def load_model(path: Path, runtime: str) -> tuple[Model, str]:
+def load_model(path: Path, runtime: str, precision: Precision = "auto") -> tuple[Model, str]:
     """A prior (``.npz``) or an artifact, and how to call it in the table."""
     if path.suffix == ".npz":
         prior = Prior.load(path)
         return prior, f"prior of {prior.frames} frames"
     artifact = Artifact.load(path)
-    predictor = Predictor(artifact, runtime)
-    return evaluate.PredictorAnswers(predictor), f"{artifact.name} on {predictor.runtime_name}"
+    predictor = Predictor(artifact, runtime, precision=precision)
+    name = f"{artifact.name} on {predictor.runtime_name} {predictor.precision}"
+    return evaluate.PredictorAnswers(predictor), name
 
 
 def _occupancy(args: argparse.Namespace, model: Model, name: str) -> None:

@@ -84,6 +84,56 @@ def test_an_answer_does_not_depend_on_the_image_before(tiny_artifact: Path, ques
         np.testing.assert_array_equal(again[name], first[name])
 
 
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_half_precision_of_convolutions_stays_near_float32(
+    precision: str, tiny_artifact: Path, questions: tuple[np.ndarray, dict]
+) -> None:
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+    from kyn_models.runtimes.openvino_runtime import CAPABILITIES
+
+    image, queries = questions
+    artifact, options = Artifact.load(tiny_artifact), LoadOptions(precision=precision)
+    if CAPABILITIES[precision] not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(runtimes.RuntimeFailed, match=f"got {precision}, which this CPU lacks, expected float32"):
+            runtimes.choose("openvino", artifact, silent, options)
+        return
+    runtime = runtimes.choose("openvino", artifact, silent, options)
+    assert runtime.precision == precision and runtime.library.startswith("OpenVINO 20")
+    plain = PlainTorch(artifact, "cpu").prepare(queries)(image, frozenset(queries)).arrays
+    answer = runtime.prepare(queries)(image, frozenset(queries)).arrays
+    error = np.abs(answer["density"] - plain["density"])
+    assert error.max() > 0, "it is float32"
+    assert np.quantile(error, 0.99) < 0.1 * plain["density"].std()
+    assert np.quantile(np.abs(answer["depth"] / plain["depth"] - 1), 0.99) < 0.05
+
+
+@pytest.mark.parametrize(
+    "flags, precision",
+    [
+        ("fpu avx512f avx512_fp16 avx512_bf16", "float32"),
+        ("fpu amx_tile amx_bf16 avx512_fp16", "float16"),
+        ("fpu amx_tile amx_bf16", "bfloat16"),
+    ],
+)
+def test_half_precision_is_the_default_where_it_is_faster(flags: str, precision: str, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    from kyn_models.runtimes.openvino_runtime import fastest_precision
+
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\nbugs : amx_tile\n")
+    assert fastest_precision(tmp_path / "cpuinfo") == precision
+    assert fastest_precision(tmp_path / "none") == "float32"
+
+
+def test_a_precision_that_a_runtime_lacks_is_one_sentence(tiny_artifact: Path) -> None:
+    artifact = Artifact.load(tiny_artifact)
+    for name in ("onnxruntime", "torch"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+        with pytest.raises(runtimes.RuntimeFailed, match=f"runtime {name}: precision: got bfloat16, expected float32"):
+            runtimes.choose(name, artifact, silent, LoadOptions(precision="bfloat16"))
+    with pytest.raises(ValueError, match="precision: got 'int8', expected one of auto, float32"):
+        runtimes.choose("auto", artifact, silent, LoadOptions(precision="int8"))  # type: ignore[arg-type]
+
+
 def test_unknown_name(tiny_artifact: Path) -> None:
     with pytest.raises(ValueError, match="runtime: got 'tensorflow', expected one of auto, openvino"):
         runtimes.choose("tensorflow", Artifact.load(tiny_artifact))
