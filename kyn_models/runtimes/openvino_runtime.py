@@ -30,7 +30,11 @@ def load(artifact: Artifact, options: LoadOptions) -> EncoderAndDecoder:
         known = [name for name, capability in CAPABILITIES.items() if capability in able]
         raise ValueError(f"precision: got {precision}, which this CPU lacks, expected {' or '.join(known)}")
     hints = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
-    compiled = core.compile_model(encoder_path(artifact), device, hints)
+    path = encoder_path(artifact)
+    try:
+        compiled = core.compile_model(path, device, hints)
+    except RuntimeError as error:
+        raise RuntimeError(f"{artifact.path}: cannot compile the encoder ({_cause(error)})") from error
     request = compiled.create_infer_request()
     output = compiled.output(0)
 
@@ -40,6 +44,12 @@ def load(artifact: Artifact, options: LoadOptions) -> EncoderAndDecoder:
 
     library = f"OpenVINO {openvino.__version__.split('-')[0]}"
     return EncoderAndDecoder("openvino", precision, library, artifact, encode)
+
+
+def _cause(error: RuntimeError) -> str:
+    """What OpenVINO says after the places in its source: the operators it does not know, else its last line."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "No conversion rule" in line), lines[-1] if lines else "no reason given")
 
 
 def fastest_precision(cpu_info: Path = CPU_INFO) -> str:

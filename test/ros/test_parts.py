@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,12 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from tiny_drive import DRIVE, write_drive
 
-from kyn_models.artifact import KITTI360_CAMERA, TrainingCamera
+from kyn_models import runtimes
+from kyn_models.artifact import KITTI360_CAMERA, Artifact, TrainingCamera
 from kyn_models.data.kitti360 import Kitti360
+from kyn_models.predictor import Predictor
 from kyn_ros import environment, mount, odometry, outputs, params
-from kyn_ros.diagnostics import FrameLog, mount_status
+from kyn_ros.diagnostics import FrameLog, model_status, mount_status
 from kyn_ros.pairing import Pairing, StampOrder
 from kyn_ros.params import PerceptionParameters, ReplayParameters
 from kyn_ros.worker import Cancelled, Worker, wait_for, wait_until
@@ -124,6 +127,25 @@ def test_offset_from_training() -> None:
         ("replay.yaml", "/**/replay_node", ReplayParameters),
     ],
 )
+def test_a_runtime_that_was_passed_over_is_a_warning(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = Artifact.load(model)
+    predictor = Predictor(artifact, "onnxruntime")
+    fine = model_status("model", "active", "", predictor)
+    assert fine.level == DiagnosticStatus.OK
+    values = {pair.key: pair.value for pair in fine.values}
+    assert values["runtime"] == "onnxruntime" and values["library"].startswith("ONNX Runtime 1.")
+
+    def choose(name: str, artifact: Artifact, warn: Callable[[str], None], options: object) -> object:
+        warn("runtime tensorrt on cuda: self-test failed; trying the next one")
+        return predictor._runtime
+
+    monkeypatch.setattr(runtimes, "choose", choose)
+    said: list[str] = []
+    status = model_status("model", "active", "", Predictor(artifact, warn=said.append))
+    assert status.level == DiagnosticStatus.WARN and "on onnxruntime, because runtime tensorrt" in status.message
+    assert len(said) == 1 and {pair.key: pair.value for pair in status.values}["passed over 1"] == said[0]
+
+
 def test_yaml_holds_every_parameter_with_its_default(ros, file: str, node: str, cls: type) -> None:
     values = yaml.safe_load((CONFIG / file).read_text())[node]["ros__parameters"]
     flat: dict[str, object] = {}

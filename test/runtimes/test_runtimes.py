@@ -14,6 +14,7 @@ pytest.importorskip("numba", reason="the compiled decoder needs numba")
 
 from kyn_models import runtimes
 from kyn_models.artifact import ENCODER, SELFTEST, Artifact, default_artifact, write_artifact
+from kyn_models.export import SKY_SHARE
 from kyn_models.runtimes.queries import LoadOptions, NoDevice, PointQuery, RayQuery
 from kyn_models.runtimes.torch_runtime import PlainTorch
 
@@ -39,16 +40,23 @@ def questions(tiny_artifact: Path) -> tuple[np.ndarray, dict]:
     return image, {"depth": RayQuery(directions), "density": PointQuery(points)}
 
 
+@pytest.mark.parametrize("model", ["random weights", "shipped"])
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
-def test_agrees_with_plain_torch(name: str, tiny_artifact: Path, questions: tuple[np.ndarray, dict]) -> None:
+def test_agrees_with_plain_torch(
+    name: str, model: str, tiny_artifact: Path, questions: tuple[np.ndarray, dict]
+) -> None:
     pytest.importorskip(name, reason=f"{name} is not installed")
     image, queries = questions
-    artifact = Artifact.load(tiny_artifact)
+    artifact = Artifact.load(tiny_artifact if model == "random weights" else default_artifact())
     plain = PlainTorch(artifact, "cpu").prepare(queries)(image, frozenset(queries)).arrays
-    answer = runtimes.choose(name, artifact, silent).prepare(queries)(image, frozenset(queries)).arrays
-    assert plain["density"].std() > 0.01 and np.isfinite(plain["depth"]).all()
+    runtime = runtimes.choose(name, artifact, silent, LoadOptions(precision="float32"))
+    answer = runtime.prepare(queries)(image, frozenset(queries)).arrays
+    assert plain["density"].std() > 0.01 and np.isfinite(plain["depth"]).mean() > 0.5
     assert (np.abs(answer["density"] - plain["density"]) <= 1e-4 + 1e-3 * plain["density"]).all()
-    np.testing.assert_allclose(answer["depth"], plain["depth"], rtol=1e-3, atol=1e-3)
+    # Where the transmittance is 1/2 to within rounding, sky or surface is a matter of rounding.
+    differ = np.isfinite(answer["depth"]) != np.isfinite(plain["depth"])
+    assert differ.mean() <= SKY_SHARE
+    np.testing.assert_allclose(answer["depth"][~differ], plain["depth"][~differ], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime", "torch"])
@@ -154,6 +162,22 @@ def test_a_truncated_graph_is_an_error_when_named_and_passed_over_by_auto(own: A
     assert runtimes.choose("auto", damaged, warnings.append).name == "torch"
     assert [warning.split()[1] for warning in warnings] == ["openvino", "onnxruntime"]
     assert all("trying the next one" in warning and "\n" not in warning for warning in warnings)
+
+
+def test_an_operator_that_a_runtime_does_not_know(own: Artifact) -> None:
+    onnx = pytest.importorskip("onnx", reason="the graph is changed with onnx")
+    graph = onnx.load(own.file(ENCODER), load_external_data=False)
+    next(node for node in graph.graph.node if node.op_type == "Conv").op_type = "Unheard"
+    damaged = with_file(own, ENCODER, graph.SerializeToString())
+    for name in ("openvino", "onnxruntime"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+        with pytest.raises(
+            runtimes.RuntimeFailed, match=rf"runtime {name}: .*cannot (compile|open) the encoder \(.*Unheard"
+        ):
+            runtimes.choose(name, damaged)
+    warnings: list[str] = []
+    assert runtimes.choose("auto", damaged, warnings.append).name == "torch"
+    assert len(warnings) == 2 and all("\n" not in warning for warning in warnings)
 
 
 def test_another_models_graph_fails_the_self_test(own: Artifact) -> None:
