@@ -117,16 +117,6 @@ def test_offset_from_training() -> None:
     assert mount_status("mount", near, "TF", training).level == DiagnosticStatus.OK
 
 
-# -- parameters --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("file", "node", "cls"),
-    [
-        ("perception.yaml", "/**/perception_node", PerceptionParameters),
-        ("replay.yaml", "/**/replay_node", ReplayParameters),
-    ],
-)
 def test_a_runtime_that_was_passed_over_is_a_warning(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = Artifact.load(model)
     predictor = Predictor(artifact, "onnxruntime")
@@ -146,6 +136,16 @@ def test_a_runtime_that_was_passed_over_is_a_warning(model: Path, monkeypatch: p
     assert len(said) == 1 and {pair.key: pair.value for pair in status.values}["passed over 1"] == said[0]
 
 
+# -- parameters --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "node", "cls"),
+    [
+        ("perception.yaml", "/**/perception_node", PerceptionParameters),
+        ("replay.yaml", "/**/replay_node", ReplayParameters),
+    ],
+)
 def test_yaml_holds_every_parameter_with_its_default(ros, file: str, node: str, cls: type) -> None:
     values = yaml.safe_load((CONFIG / file).read_text())[node]["ros__parameters"]
     flat: dict[str, object] = {}
