@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from bench import CAMERA, FRAME, MOUNT, SECOND, image_of, info_of, values_of
 from diagnostic_msgs.msg import DiagnosticStatus
 from nav_msgs.msg import OccupancyGrid
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_srvs.srv import Trigger
@@ -238,3 +240,29 @@ def test_mount_unlike_the_training_mount_warns(bench) -> None:
     one.ask(128, SECOND)
     status = one.wait_for_status("mount", DiagnosticStatus.WARN, "+0.65 m")
     assert values_of(status)["source"] == "parameter camera_pose"
+
+
+def test_memory_stays_flat(bench) -> None:
+    """Images, camera changes and grid changes leave nothing behind."""
+    one = bench()
+    wider = dataclasses.replace(CAMERA, fx=CAMERA.fx * 1.5, fy=CAMERA.fy * 1.5)
+
+    def run(first: int, count: int) -> None:
+        for number in range(first, first + count):
+            one.send(
+                image_of(number % 256, number * SECOND), info_of(number * SECOND, wider if number % 20 else CAMERA)
+            )
+            one.ros.spin_for(0.01)
+            if number % 40 == 0:
+                new = Parameter("grid.x_m", value=[0.0, 40.0 + number % 3])
+                assert one.node.set_parameters([new])[0].successful
+        one.ros.spin_for(0.3)
+        one.grids.clear()
+
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    run(1, 100)
+    before = resident_bytes()
+    run(101, 200)
+    assert resident_bytes() - before < 12e6
