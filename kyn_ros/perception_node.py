@@ -135,9 +135,14 @@ class PerceptionNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def finish(self) -> bool:
-        """End everything; False if a thread is still inside the network or a model that is loading."""
+        """End everything; False if a thread is still inside the network, a model or constants that are built."""
         self._release_inputs()
+        self._forget_constants()
         return not self._left_running()
+
+    def _forget_constants(self) -> None:
+        if self._perception is not None and (thread := self._perception.close(END_WITHIN_S)) is not None:
+            self._left.append(thread)
 
     def _left_running(self) -> bool:
         self._left = [thread for thread in self._left if thread.is_alive()]
@@ -158,8 +163,7 @@ class PerceptionNode(LifecycleNode):
             self._outputs.close()
         if self._mount is not None:
             self._mount.close()
-        if self._perception is not None and (thread := self._perception.close(END_WITHIN_S)) is not None:
-            self._left.append(thread)
+        self._forget_constants()
         self._perception = self._outputs = self._mount = None
         self._activity = "waiting to be configured"
 
