@@ -14,12 +14,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from kyn_models.artifact import Artifact, default_artifact
+from kyn_models.cli import interrupt
 from kyn_models.runtimes import NAMES
+from kyn_ros import demo_folder
 from kyn_ros.environment import set_fastdds_profile
 
 STOP_SECONDS = 8.0
@@ -40,11 +43,20 @@ def run(args: argparse.Namespace) -> int:
     if args.frames < 1:
         raise ValueError(f"--frames: got {args.frames}, expected at least 1")
     Artifact.load(args.model)
+    handlers = {number: signal.signal(number, interrupt) for number in _end_signals()}
+    try:
+        with demo_folder.hold(args.out):
+            return _demo(args)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _demo(args: argparse.Namespace) -> int:
     started = time.monotonic()
-    args.out.mkdir(parents=True, exist_ok=True)
-    data = args.data if args.data is not None else _synthetic_drive(args.out / "synthetic_drive", args.frames)
+    own_drive = args.out / demo_folder.DRIVE
+    data = args.data if args.data is not None else _synthetic_drive(own_drive, args.frames)
     _private_graph()
-    signal.signal(signal.SIGTERM, _interrupt)
 
     # Imported here: what they load reads the environment set above.
     from kyn_models.data.kitti360 import Kitti360, drives_of
@@ -52,9 +64,11 @@ def run(args: argparse.Namespace) -> int:
 
     drive = Kitti360(data, drive=args.drive or drives_of(data)[0])
     frames = min(args.frames, len(drive))
+    replaced = demo_folder.clear(args.out, keep_drive=data.resolve() == own_drive.resolve())
+    if replaced:
+        print(f"replacing what an earlier demo left in {args.out}: {', '.join(replaced)}")
     print(f"replaying {frames} frames of {drive.drive} into a ROS 2 graph (domain {os.environ['ROS_DOMAIN_ID']})")
     bag = args.out / "recording"
-    shutil.rmtree(bag, ignore_errors=True)
     code, recording = _record(args, data, drive, frames, bag)
     summary = report(recording, bag, args.out)
     if summary["messages"].get("occupancy_grid"):
@@ -88,9 +102,10 @@ def _synthetic_drive(path: Path, frames: int) -> Path:
     return path
 
 
-def _interrupt(number: int, frame: object) -> None:
-    """End as on Ctrl-C, so that no node stays behind."""
-    raise KeyboardInterrupt
+def _end_signals() -> list[signal.Signals]:
+    """Ctrl-C, kill, and the terminal that is closed, without those that are ignored (by nohup, for example)."""
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return [number for number in asked if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _private_graph() -> None:
@@ -146,6 +161,8 @@ def _node(module: str, **parameters: str) -> subprocess.Popen:
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:
     """Ask politely, wait, and only then insist. SIGINT would print a traceback where a process is still importing."""
+    asked = threading.Event()  # a signal while this waits would leave processes behind: it counts afterwards
+    handlers = {number: signal.signal(number, lambda *_: asked.set()) for number in _end_signals()}
     running = [process for process in processes if process.poll() is None]
     for process in running:
         process.send_signal(signal.SIGTERM)
@@ -155,3 +172,7 @@ def _stop(processes: Sequence[subprocess.Popen]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    if asked.is_set():
+        raise KeyboardInterrupt
