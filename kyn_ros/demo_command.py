@@ -23,7 +23,7 @@ from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.cli import interrupt
 from kyn_models.runtimes import NAMES
 from kyn_ros import demo_folder
-from kyn_ros.environment import set_fastdds_profile
+from kyn_ros.environment import prepare_environment
 
 STOP_SECONDS = 8.0
 SYNTHETIC_SEED = 11
@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     if args.frames < 1:
         raise ValueError(f"--frames: got {args.frames}, expected at least 1")
     Artifact.load(args.model)
+    _private_graph()
     handlers = {number: signal.signal(number, interrupt) for number in _end_signals()}
     try:
         with demo_folder.hold(args.out):
@@ -56,7 +57,6 @@ def _demo(args: argparse.Namespace) -> int:
     started = time.monotonic()
     own_drive = args.out / demo_folder.DRIVE
     data = args.data if args.data is not None else _synthetic_drive(own_drive, args.frames)
-    _private_graph()
 
     # Imported here: what they load reads the environment set above.
     from kyn_models.data.kitti360 import Kitti360, drives_of
@@ -109,10 +109,14 @@ def _end_signals() -> list[signal.Signals]:
 
 
 def _private_graph() -> None:
-    """A ROS graph of this machine only, apart from whatever else runs here."""
-    set_fastdds_profile()
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    if "ROS_DOMAIN_ID" not in os.environ:
+    """A ROS graph of this machine only, apart from whatever else runs here. Raises ``ValueError``."""
+    prepare_environment()
+    if os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST") == "OFF":
+        raise ValueError(
+            "ROS_AUTOMATIC_DISCOVERY_RANGE: got OFF, with which the processes of the demo never find each other, "
+            "expected LOCALHOST or SUBNET; unset it"
+        )
+    if not os.environ.get("ROS_DOMAIN_ID"):
         os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
 
 

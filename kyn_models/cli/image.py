@@ -65,7 +65,9 @@ def keep_photo(photo: Path, out: Path) -> None:
     """Raise ``ValueError`` if one of the results in ``out`` would be written over the photo."""
     for name in RESULTS:
         if (out / name).exists() and (out / name).samefile(photo):
-            raise ValueError(f"{photo}: the result {name} would be written over the photo; name another folder as --out")
+            raise ValueError(
+                f"{photo}: the result {name} would be written over the photo; name another folder as --out"
+            )
 
 
 def camera_from_fov(fov_deg: float, width: int, height: int) -> Intrinsics:
