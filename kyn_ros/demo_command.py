@@ -73,10 +73,27 @@ def _demo(args: argparse.Namespace) -> int:
     summary = report(recording, bag, args.out)
     if summary["messages"].get("occupancy_grid"):
         draw(bag, args.out, Artifact.load(args.model), drive.base_from_camera(), summary, view=args.view)
+    broken = _broken(drive, drive.frames[:frames]) if code else []
+    summary["broken_frames"] = broken
     summary["seconds"] = round(time.monotonic() - started, 1)
     (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    print(f"wrote {args.out}: summary.json, frames/, demo.mp4, recording/ in {summary['seconds']} s in all")
+    written = [name for name in (*demo_folder.RESULTS, demo_folder.DRIVE) if (args.out / name).exists()]
+    said = f"; {len(broken)} frame{'s' * (len(broken) != 1)} broken, named above" if broken else ""
+    print(f"wrote {args.out}: {', '.join(written)} in {summary['seconds']} s in all{said}")
     return code
+
+
+def _broken(drive, frames: Sequence[int]) -> list[int]:  # type: ignore[no-untyped-def]
+    """The frames whose image or scan cannot be read."""
+    broken = []
+    for frame in frames:
+        try:
+            drive.posed_frame(frame)
+            if drive.has_scan(frame):
+                drive.scan(frame)
+        except (ValueError, OSError):
+            broken.append(frame)
+    return broken
 
 
 def _synthetic_drive(path: Path, frames: int) -> Path:
