@@ -14,13 +14,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from kyn_models.artifact import Artifact, default_artifact
+from kyn_models.cli import interrupt
 from kyn_models.runtimes import NAMES
-from kyn_ros.environment import set_fastdds_profile
+from kyn_ros import demo_folder
+from kyn_ros.environment import prepare_environment
 
 STOP_SECONDS = 8.0
 SYNTHETIC_SEED = 11
@@ -40,11 +43,20 @@ def run(args: argparse.Namespace) -> int:
     if args.frames < 1:
         raise ValueError(f"--frames: got {args.frames}, expected at least 1")
     Artifact.load(args.model)
-    started = time.monotonic()
-    args.out.mkdir(parents=True, exist_ok=True)
-    data = args.data if args.data is not None else _synthetic_drive(args.out / "synthetic_drive", args.frames)
     _private_graph()
-    signal.signal(signal.SIGTERM, _interrupt)
+    handlers = {number: signal.signal(number, interrupt) for number in _end_signals()}
+    try:
+        with demo_folder.hold(args.out):
+            return _demo(args)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    started = time.monotonic()
+    own_drive = args.out / demo_folder.DRIVE
+    data = args.data if args.data is not None else _synthetic_drive(own_drive, args.frames)
 
     # Imported here: what they load reads the environment set above.
     from kyn_models.data.kitti360 import Kitti360, drives_of
@@ -52,17 +64,36 @@ def run(args: argparse.Namespace) -> int:
 
     drive = Kitti360(data, drive=args.drive or drives_of(data)[0])
     frames = min(args.frames, len(drive))
+    replaced = demo_folder.clear(args.out, keep_drive=data.resolve() == own_drive.resolve())
+    if replaced:
+        print(f"replacing what an earlier demo left in {args.out}: {', '.join(replaced)}")
     print(f"replaying {frames} frames of {drive.drive} into a ROS 2 graph (domain {os.environ['ROS_DOMAIN_ID']})")
     bag = args.out / "recording"
-    shutil.rmtree(bag, ignore_errors=True)
     code, recording = _record(args, data, drive, frames, bag)
     summary = report(recording, bag, args.out)
     if summary["messages"].get("occupancy_grid"):
         draw(bag, args.out, Artifact.load(args.model), drive.base_from_camera(), summary, view=args.view)
+    broken = _broken(drive, drive.frames[:frames]) if code else []
+    summary["broken_frames"] = broken
     summary["seconds"] = round(time.monotonic() - started, 1)
     (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    print(f"wrote {args.out}: summary.json, frames/, demo.mp4, recording/ in {summary['seconds']} s in all")
+    written = [name for name in (*demo_folder.RESULTS, demo_folder.DRIVE) if (args.out / name).exists()]
+    said = f"; {len(broken)} frame{'s' * (len(broken) != 1)} broken, named above" if broken else ""
+    print(f"wrote {args.out}: {', '.join(written)} in {summary['seconds']} s in all{said}")
     return code
+
+
+def _broken(drive, frames: Sequence[int]) -> list[int]:  # type: ignore[no-untyped-def]
+    """The frames whose image or scan cannot be read."""
+    broken = []
+    for frame in frames:
+        try:
+            drive.posed_frame(frame)
+            if drive.has_scan(frame):
+                drive.scan(frame)
+        except (ValueError, OSError):
+            broken.append(frame)
+    return broken
 
 
 def _synthetic_drive(path: Path, frames: int) -> Path:
@@ -88,16 +119,21 @@ def _synthetic_drive(path: Path, frames: int) -> Path:
     return path
 
 
-def _interrupt(number: int, frame: object) -> None:
-    """End as on Ctrl-C, so that no node stays behind."""
-    raise KeyboardInterrupt
+def _end_signals() -> list[signal.Signals]:
+    """Ctrl-C, kill, and the terminal that is closed, without those that are ignored (by nohup, for example)."""
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return [number for number in asked if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _private_graph() -> None:
-    """A ROS graph of this machine only, apart from whatever else runs here."""
-    set_fastdds_profile()
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    if "ROS_DOMAIN_ID" not in os.environ:
+    """A ROS graph of this machine only, apart from whatever else runs here. Raises ``ValueError``."""
+    prepare_environment()
+    if os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST") == "OFF":
+        raise ValueError(
+            "ROS_AUTOMATIC_DISCOVERY_RANGE: got OFF, with which the processes of the demo never find each other, "
+            "expected LOCALHOST or SUBNET; unset it"
+        )
+    if not os.environ.get("ROS_DOMAIN_ID"):
         os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
 
 
@@ -146,6 +182,8 @@ def _node(module: str, **parameters: str) -> subprocess.Popen:
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:
     """Ask politely, wait, and only then insist. SIGINT would print a traceback where a process is still importing."""
+    asked = threading.Event()  # a signal while this waits would leave processes behind: it counts afterwards
+    handlers = {number: signal.signal(number, lambda *_: asked.set()) for number in _end_signals()}
     running = [process for process in processes if process.poll() is None]
     for process in running:
         process.send_signal(signal.SIGTERM)
@@ -155,3 +193,7 @@ def _stop(processes: Sequence[subprocess.Popen]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    if asked.is_set():
+        raise KeyboardInterrupt

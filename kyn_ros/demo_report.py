@@ -30,6 +30,9 @@ from kyn_ros.recorder import Recorder, header_stamp_ns
 PER_FRAME = ("occupancy_grid", "occupancy_volume", "depth/image_rect", "points")
 """Outputs that are waited for before a recording is called complete."""
 
+PICTURED = ("image", "camera_info", "depth/image_rect")
+"""What a picture needs beside the grid."""
+
 DRAIN_SECONDS = 5.0
 START_SECONDS = 120.0
 
@@ -163,19 +166,29 @@ def report(recording: Recording, bag: Path, out: Path) -> dict[str, Any]:
 def draw(
     bag: Path, out: Path, artifact: Artifact, base_from_camera: np.ndarray, summary: dict[str, Any], view: bool
 ) -> None:
-    """One picture per answered frame in ``out/frames``, the same as ``out/demo.mp4``."""
+    """One picture per answered frame in ``out/frames``, the same as ``out/demo.mp4``.
+
+    A frame of which the recording lacks one of ``PICTURED`` is left out, which is said.
+    """
+    messages = _by_stamp(bag)
+    answered = set(messages["occupancy_grid"])
+    stamps = sorted(answered.intersection(*(messages.get(topic, {}) for topic in PICTURED)))
+    if len(stamps) < len(answered):
+        print(
+            f"  {len(answered) - len(stamps)} of {len(answered)} answered frames are not drawn: "
+            f"their {', '.join(PICTURED)} did not all arrive here"
+        )
+    if not stamps:
+        return
     folder = out / "frames"
     folder.mkdir(exist_ok=True)
-    for old in folder.glob("*.png"):
-        old.unlink()
-    messages = _by_stamp(bag)
 
     def pictures() -> Iterator[UInt8Array]:
-        for number, stamp in enumerate(sorted(messages["occupancy_grid"])):
+        for number, stamp in enumerate(stamps):
             prediction = _prediction(messages, stamp, artifact, base_from_camera)
             picture = views.frame_picture(prediction, f"frame {number}, stamp {stamp / 1e9:.2f} s")
             cv2.imwrite(str(folder / f"{number:06d}.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-            print(f"\r  drawn {number + 1} of {len(messages['occupancy_grid'])}", end="", flush=True)
+            print(f"\r  drawn {number + 1} of {len(stamps)}", end="", flush=True)
             yield picture
 
     summary["video_frames"] = write_video(out / "demo.mp4", pictures())
@@ -183,7 +196,6 @@ def draw(
     if view:
         from kyn_ros.rerun_view import show
 
-        stamps = sorted(messages["occupancy_grid"])
         show([_prediction(messages, stamp, artifact, base_from_camera) for stamp in stamps], out)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from kyn_models.cli import ROS_FROM_PIP
 from kyn_models.cli import doctor as models_doctor
 from kyn_models.cli.doctor import Check, library, report
-from kyn_ros.environment import PROFILE_VARIABLES, shared_file
+from kyn_ros.environment import PROFILE_VARIABLES, check_environment, profile_variables, shared_file
 
 MESSAGES = ("builtin_interfaces", "diagnostic_msgs", "geometry_msgs", "nav_msgs", "rosgraph_msgs", "sensor_msgs")
 add_arguments = models_doctor.add_arguments
@@ -28,6 +28,12 @@ def run(args: argparse.Namespace) -> int:
 
 def checks() -> Iterator[Check]:
     """ROS 2 and the standard messages are needed; the own message, the profile and bags are recommended."""
+    try:
+        check_environment()
+    except ValueError as error:
+        # Importing rclpy may end the process with another middleware than the installed ones.
+        yield Check("ROS environment", "gap", str(error))
+        return
     yield library("rclpy", ROS_FROM_PIP, "gap", _ros)
     for package in MESSAGES:
         message = library(f"{package}.msg", ROS_FROM_PIP, "gap")
@@ -61,11 +67,8 @@ def _profile() -> Check:
         profile = shared_file("config/fastdds.xml")
     except FileNotFoundError as error:
         return Check(name, "optional", str(error))
-    export = " ".join(f"{variable}={profile}" for variable in PROFILE_VARIABLES)
+    export = " ".join(f"{variable}={profile}" for variable in profile_variables())
     named = [variable for variable in PROFILE_VARIABLES if os.environ.get(variable)]
     if not named:
         return Check(name, "ok", f"used by kyn's own processes; for all others: export {export}")
-    missing = [path for path in {os.environ[variable] for variable in named} if not os.path.isfile(path)]
-    if missing:
-        return Check(name, "optional", f"{named[0]} names {missing[0]}, which does not exist", f"export {export}")
     return Check(name, "ok", f"{named[0]}={os.environ[named[0]]}")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from kyn_models.artifact import Artifact
-from kyn_ros.environment import set_fastdds_profile
+from kyn_ros.environment import prepare_environment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         from kyn_ros.mount import parameter_text
 
         words += ["-p", f"camera_pose:={parameter_text(args.camera_pose)}"]
-    set_fastdds_profile()
+    prepare_environment()
     from kyn_ros import perception_node
 
     return perception_node.main(words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kyn_ros.environment import set_fastdds_profile
+from kyn_ros.environment import prepare_environment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
         raise FileNotFoundError(f"{args.path}: there is no such file or folder")
     if not args.rate > 0:
         raise ValueError(f"--rate: got {args.rate}, expected a number above 0")
-    set_fastdds_profile()
+    prepare_environment()
     if (args.path / "data_2d_raw").is_dir():
         return _play_folder(args)
     if args.lockstep or args.drive or args.start is not None or args.stop is not None:

@@ -165,7 +165,7 @@ class TestWhatACommandRaises:
     @pytest.fixture
     def raising(self, tmp_path, monkeypatch, capsys):
         (tmp_path / "raising_command.py").write_text(
-            "import errno\n"
+            "import errno, os, signal\n"
             "ERRORS = {\n"
             "    'value': ValueError('first line\\nsecond line'),\n"
             "    'missing': FileNotFoundError(errno.ENOENT, 'No such file or directory', 'x.yaml'),\n"
@@ -173,10 +173,17 @@ class TestWhatACommandRaises:
             "    'interrupt': KeyboardInterrupt(),\n"
             "    'pipe': BrokenPipeError(),\n"
             "    'bug': TypeError('a bug'),\n"
+            "    'warning': DeprecationWarning('module x is deprecated'),\n"
             "}\n"
             "def add_arguments(parser):\n"
             "    parser.add_argument('what')\n"
             "def run(args):\n"
+            "    if args.what.startswith('hidden'):\n"
+            "        try:\n"
+            "            os.kill(os.getpid(), signal.SIGINT)\n"
+            "        except KeyboardInterrupt:\n"
+            "            pass\n"
+            "        raise SystemError('set') if args.what == 'hidden bug' else ValueError('hidden')\n"
             "    raise ERRORS[args.what]\n"
         )
         monkeypatch.syspath_prepend(tmp_path)
@@ -200,6 +207,16 @@ class TestWhatACommandRaises:
     def test_interrupt_and_broken_pipe(self, raising):
         assert raising("interrupt") == (130, "")
         assert raising("pipe") == (0, "")
+
+    @pytest.mark.parametrize("what", ["hidden bug", "hidden value"])
+    def test_an_interrupt_that_compiled_code_turned_into_something_else(self, raising, what):
+        assert raising(what) == (130, "")
+        assert raising("value")[0] == 2, "an interrupt of the command before is remembered"
+
+    def test_a_warning_as_an_error_says_where_that_comes_from(self, raising):
+        code, text = raising("warning")
+        assert code == 2 and text.count("\n") == 1
+        assert "module x is deprecated" in text and "PYTHONWARNINGS" in text
 
     def test_a_bug_is_not_hidden(self, raising):
         with pytest.raises(TypeError, match="a bug"):

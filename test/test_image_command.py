@@ -1,10 +1,13 @@
 """``kyn image``: a photo to files, and what it says when the photo or the camera is wrong."""
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
 
 from kyn_models.cli import main
+from kyn_models.cli.image import RESULTS
 
 
 @pytest.fixture
@@ -18,14 +21,22 @@ def photo(tmp_path):
 def test_a_photo_becomes_depth_map_view_and_mesh(photo, tiny_artifact, capsys):
     assert main(["image", str(photo), "--model", str(tiny_artifact)]) == 0
     out = photo.with_name("street_kyn")
-    assert {"depth.png", "depth_m.npy", "birds_eye.png", "voxels.ply", "overview.png"} == {
-        f.name for f in out.iterdir()
-    }
+    assert set(RESULTS) == {f.name for f in out.iterdir()}
     depth = np.load(out / "depth_m.npy")
     assert depth.shape == (192, 640) and depth.dtype == np.float32
     # A photo of 70 degrees is narrower than the training camera: what lies beside it is not invented.
     assert np.isnan(depth[:, 0]).all() and not np.isnan(depth[100, 320])
     assert "assume a horizontal field of view of 70 degrees" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_the_photo_itself_is_never_written_over(photo, tiny_artifact, tmp_path, capsys, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    own = shutil.copy(photo, out / name)
+    assert main(["image", str(own), "--out", str(out), "--model", str(tiny_artifact)]) == 2
+    assert f"the result {name} would be written over the photo" in capsys.readouterr().err
+    assert [file.name for file in out.iterdir()] == [name] and (out / name).read_bytes() == photo.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
@@ -51,6 +53,8 @@ REMEDIES = {
 }
 """How to get a library that an optional part needs, by the name it is imported with."""
 
+_interrupted = threading.Event()
+
 
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are two lines: what is wrong, and the short usage."""
@@ -76,20 +80,43 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, tuple[str, st
     argv = list(sys.argv[1:] if argv is None else argv)
     chosen = next((word for word in argv if not word.startswith("-")), None)
     name = chosen if chosen in commands else None
+    _interrupted.clear()
+    # Not where SIGINT is ignored, as in the background of a script, nor where a caller has a handler of its own.
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    ours = in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         args = _parser(commands, name).parse_args(argv)
         return int(args.run(args))
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or _interrupted.is_set():
+            return 130
+        return _answer(name, error)
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def interrupt(number: int, frame: object) -> None:
+    """Handler of signals that end a command: raises ``KeyboardInterrupt``, after which ``main`` returns 130.
+
+    ``main`` remembers the signal: compiled code turns a ``KeyboardInterrupt`` into whatever else it raises.
+    """
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
+def _answer(name: str | None, error: BaseException) -> int:
+    """The exit code of an error, said in a sentence; raised again if it is not one that the user can mend."""
+    if isinstance(error, BrokenPipeError):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at exit, after the reader left
         return 0
-    except (ValueError, OSError, ImportError) as error:
-        own = isinstance(error, ModuleNotFoundError) and str(error.name).startswith(("kyn_models", "kyn_ros"))
-        if own or os.environ.get("KYN_DEBUG"):
-            raise
-        print(f"kyn {name}: {_sentence(error)}", file=sys.stderr)
-        return 2
+    own = isinstance(error, ModuleNotFoundError) and str(error.name).startswith(("kyn_models", "kyn_ros"))
+    if own or os.environ.get("KYN_DEBUG") or not isinstance(error, (ValueError, OSError, ImportError, Warning)):
+        raise error
+    print(f"kyn {name}: {_sentence(error)}", file=sys.stderr)
+    return 2
 
 
 def _parser(commands: Mapping[str, tuple[str, str]], chosen: str | None) -> Parser:
@@ -107,6 +134,9 @@ def _parser(commands: Mapping[str, tuple[str, str]], chosen: str | None) -> Pars
 
 def _sentence(error: Exception) -> str:
     """The error as one line that says what to do."""
+    if isinstance(error, Warning):
+        text = " ".join(str(error).split())
+        return f"got a library's warning as an error ({text}); run it without PYTHONWARNINGS=error and -W error"
     if isinstance(error, ModuleNotFoundError) and error.name:
         top = error.name.split(".")[0]
         return f"needs the Python module {top}, which is not installed here" + (

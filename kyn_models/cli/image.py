@@ -17,6 +17,7 @@ from kyn_models.runtimes import NAMES
 from kyn_models.types import Intrinsics, Observation, PosedFrame, Prediction, UInt8Array
 
 DEFAULT_FOV_DEG = 70.0
+RESULTS = ("depth.png", "depth_m.npy", "birds_eye.png", "voxels.ply", "overview.png")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     image = read_photo(args.photo)
+    out = args.out or args.photo.with_name(args.photo.stem + "_kyn")
+    keep_photo(args.photo, out)
     fov = DEFAULT_FOV_DEG if args.fov is None else args.fov
     intrinsics = camera_from_fov(fov, image.shape[1], image.shape[0])
     artifact = Artifact.load(args.model)
@@ -39,7 +42,6 @@ def run(args: argparse.Namespace) -> int:
     mount = forward_mount(height_m, trained.pitch_deg if args.pitch is None else args.pitch)
     predictor = Predictor(artifact, args.runtime)
     prediction = predictor.predict(Observation((PosedFrame(image, intrinsics),), mount))
-    out = args.out or args.photo.with_name(args.photo.stem + "_kyn")
     files = write_results(out, prediction, predictor)
     if args.fov is None:
         print(f"no --fov given: distances assume a horizontal field of view of {fov:g} degrees")
@@ -57,6 +59,15 @@ def read_photo(path: Path) -> UInt8Array:
     if image is None:
         raise ValueError(f"{path}: not an image that OpenCV reads, expected PNG or JPEG")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def keep_photo(photo: Path, out: Path) -> None:
+    """Raise ``ValueError`` if one of the results in ``out`` would be written over the photo."""
+    for name in RESULTS:
+        if (out / name).exists() and (out / name).samefile(photo):
+            raise ValueError(
+                f"{photo}: the result {name} would be written over the photo; name another folder as --out"
+            )
 
 
 def camera_from_fov(fov_deg: float, width: int, height: int) -> Intrinsics:

@@ -103,7 +103,8 @@ def content(file: Path) -> bytes:
         return b""
 
 
-def test_sigterm_ends_the_demo_and_all_it_started(shared_data, tiny_artifact, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_demo_and_all_it_started(shared_data, tiny_artifact, tmp_path, number):
     model = shutil.copytree(tiny_artifact, tmp_path / "a_model_of_its_own")
     command = [sys.executable, "-u", "-m", "kyn_ros.cli", "demo", "--data", str(shared_data / "kitti360")]
     demo = subprocess.Popen(
@@ -117,7 +118,7 @@ def test_sigterm_ends_the_demo_and_all_it_started(shared_data, tiny_artifact, tm
     for line in demo.stdout:
         if "active, waiting for images" in line:
             break
-    demo.send_signal(signal.SIGTERM)
+    demo.send_signal(number)
     rest, _ = demo.communicate(timeout=30)
     assert demo.returncode == 130 and "Traceback" not in rest
     assert not [file for file in Path("/proc").glob("[0-9]*/cmdline") if b"a_model_of_its_own" in content(file)]

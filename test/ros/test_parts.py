@@ -1,8 +1,7 @@
-"""The node's parts by themselves: pairing, mount, parameters, diagnostics, worker, environment."""
+"""The node's parts by themselves: pairing, mount, parameters, diagnostics, worker."""
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from kyn_models import runtimes
 from kyn_models.artifact import KITTI360_CAMERA, Artifact, TrainingCamera
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.predictor import Predictor
-from kyn_ros import environment, mount, odometry, outputs, params
+from kyn_ros import mount, odometry, outputs, params
 from kyn_ros.diagnostics import FrameLog, model_status, mount_status
 from kyn_ros.pairing import Pairing, StampOrder
 from kyn_ros.params import PerceptionParameters, ReplayParameters
@@ -301,26 +300,3 @@ def test_twist_of_equal_stamps_is_zero(tmp_path: Path) -> None:
     drive = Kitti360(folder)
     assert drive.stamp_ns(5) == drive.stamp_ns(6)
     assert not np.any(odometry.twist(drive, 6))
-
-
-# -- environment -------------------------------------------------------------------------------------------------------
-
-
-def test_fastdds_profile_is_named_for_both_versions_unless_the_user_did() -> None:
-    fresh: dict[str, str] = {}
-    environment.set_fastdds_profile(fresh)
-    assert set(fresh) == set(environment.PROFILE_VARIABLES)
-    assert all(Path(path).is_file() for path in fresh.values())
-    own = {"FASTRTPS_DEFAULT_PROFILES_FILE": "/mine.xml"}
-    environment.set_fastdds_profile(own)
-    assert own == {"FASTRTPS_DEFAULT_PROFILES_FILE": "/mine.xml"}
-
-
-def test_shared_files_are_found_in_an_overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "share/kyn/config").mkdir(parents=True)
-    (tmp_path / "share/kyn/config/only_here.yaml").touch()
-    monkeypatch.setenv("AMENT_PREFIX_PATH", os.pathsep.join(["/nowhere", str(tmp_path)]))
-    found = environment.shared_file("config/only_here.yaml")
-    assert found == tmp_path / "share/kyn/config/only_here.yaml"
-    with pytest.raises(FileNotFoundError, match="install kyn again"):
-        environment.shared_file("config/nowhere.yaml")

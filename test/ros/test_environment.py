@@ -1,0 +1,86 @@
+"""The environment of kyn's processes: the Fast DDS profile, and what of it would make ROS choke."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from kyn_ros import doctor_command, environment
+from kyn_ros.cli import main
+
+
+@pytest.mark.parametrize(
+    ("library", "variables"),
+    [
+        ("libfastdds.so.3.2", ["FASTDDS_DEFAULT_PROFILES_FILE"]),
+        ("libfastrtps.so.2.14", ["FASTRTPS_DEFAULT_PROFILES_FILE"]),
+        ("libother.so", list(environment.PROFILE_VARIABLES)),
+    ],
+)
+def test_fastdds_profile_is_named_for_the_installed_version_unless_the_user_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, variables: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "python"))
+    (tmp_path / "ros/lib").mkdir(parents=True)
+    (tmp_path / "ros/lib" / library).touch()
+    prefix = {"AMENT_PREFIX_PATH": str(tmp_path / "ros")}
+    fresh = dict(prefix)
+    environment.set_fastdds_profile(fresh)
+    assert list(fresh) == [*prefix, *variables]
+    assert all(Path(fresh[variable]).is_file() for variable in variables)
+    own = {"FASTRTPS_DEFAULT_PROFILES_FILE": "/mine.xml"}
+    environment.set_fastdds_profile(own)
+    assert own == {"FASTRTPS_DEFAULT_PROFILES_FILE": "/mine.xml"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("ROS_DOMAIN_ID", "abc", "got 'abc', expected 0 to 232"),
+        ("ROS_DOMAIN_ID", "500", "got '500', expected 0 to 232"),
+        ("ROS_DOMAIN_ID", "-1", "got '-1', expected 0 to 232"),
+        ("RMW_IMPLEMENTATION", "rmw_other_cpp", "got rmw_other_cpp, expected what is installed here"),
+        ("FASTDDS_DEFAULT_PROFILES_FILE", "/nowhere.xml", "got /nowhere.xml, which does not exist"),
+        ("FASTRTPS_DEFAULT_PROFILES_FILE", "/nowhere.xml", "got /nowhere.xml, which does not exist"),
+    ],
+)
+def test_what_ros_would_choke_on_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str, sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{variable}: {sentence}")):
+        environment.check_environment({variable: value})
+    environment.check_environment({variable: "", "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp", "ROS_DOMAIN_ID": "232"})
+    monkeypatch.setenv(variable, value)
+    for command in (["demo", "--out", "/nowhere/out"], ["node"], ["play", "/"]):
+        assert main(command) == 2
+        assert f"kyn {command[0]}: {variable}: {sentence}" in capsys.readouterr().err
+
+
+def test_a_demo_whose_processes_never_meet_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "OFF")
+    assert main(["demo", "--out", "/nowhere/out"]) == 2
+    assert "got OFF" in capsys.readouterr().err
+
+
+def test_doctor_names_another_middleware_than_the_installed_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_other_cpp")
+    (check,) = doctor_command.checks()
+    assert check.status == "gap" and "rmw_other_cpp" in check.detail
+
+
+def test_shared_files_are_found_in_an_overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "share/kyn/config").mkdir(parents=True)
+    (tmp_path / "share/kyn/config/only_here.yaml").touch()
+    monkeypatch.setenv("AMENT_PREFIX_PATH", os.pathsep.join(["/nowhere", str(tmp_path)]))
+    found = environment.shared_file("config/only_here.yaml")
+    assert found == tmp_path / "share/kyn/config/only_here.yaml"
+    with pytest.raises(FileNotFoundError, match="install kyn again"):
+        environment.shared_file("config/nowhere.yaml")
