@@ -9,20 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.runtimes import NAMES
-from kyn_ros.environment import set_fastdds_profile
+from kyn_ros.processes import end_on_sigterm, private_graph, start_node, stop
 
-STOP_SECONDS = 8.0
 SYNTHETIC_SEED = 11
 
 
@@ -43,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
     started = time.monotonic()
     args.out.mkdir(parents=True, exist_ok=True)
     data = args.data if args.data is not None else _synthetic_drive(args.out / "synthetic_drive", args.frames)
-    _private_graph()
-    signal.signal(signal.SIGTERM, _interrupt)
+    private_graph()
+    end_on_sigterm()
 
     # Imported here: what they load reads the environment set above.
     from kyn_models.data.kitti360 import Kitti360, drives_of
@@ -88,19 +83,6 @@ def _synthetic_drive(path: Path, frames: int) -> Path:
     return path
 
 
-def _interrupt(number: int, frame: object) -> None:
-    """End as on Ctrl-C, so that no node stays behind."""
-    raise KeyboardInterrupt
-
-
-def _private_graph() -> None:
-    """A ROS graph of this machine only, apart from whatever else runs here."""
-    set_fastdds_profile()
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    if "ROS_DOMAIN_ID" not in os.environ:
-        os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
-
-
 def _record(args: argparse.Namespace, data: Path, drive, frames: int, bag: Path):  # type: ignore[no-untyped-def]
     from kyn_ros.demo_report import Recording, listen
     from kyn_ros.mount import numbers_from_pose, parameter_text
@@ -109,49 +91,33 @@ def _record(args: argparse.Namespace, data: Path, drive, frames: int, bag: Path)
     try:
         # The listener first, the replay once the node answers: what starts at the same moment may never meet.
         with listen(bag) as recorder:
-            perception = _node(
+            perception = start_node(
                 "kyn_ros.perception_node",
-                model=str(args.model.resolve()),
-                runtime=args.runtime,
-                camera_pose=parameter_text(numbers_from_pose(drive.base_from_camera())),
-                input_rectified="true",
-                use_sim_time="true",
-                **{"qos.image.reliability": "reliable"},
+                {
+                    "model": str(args.model.resolve()),
+                    "runtime": args.runtime,
+                    "camera_pose": parameter_text(numbers_from_pose(drive.base_from_camera())),
+                    "input_rectified": "true",
+                    "use_sim_time": "true",
+                    "qos.image.reliability": "reliable",
+                },
             )
             processes.append(perception)
             recorder.keep_mount("image_00_optical", drive.base_from_camera(), drive.stamp_ns(drive.frames[0]))
             recorder.until_published(perception)
-            replay = _node(
+            replay = start_node(
                 "kyn_ros.replay_node",
-                data=str(data.resolve()),
-                drive=drive.drive,
-                pace="lockstep",
-                listeners="2",
-                start=str(drive.frames[0]),
-                stop=str(drive.frames[frames - 1]),
+                {
+                    "data": str(data.resolve()),
+                    "drive": drive.drive,
+                    "pace": "lockstep",
+                    "listeners": "2",
+                    "start": str(drive.frames[0]),
+                    "stop": str(drive.frames[frames - 1]),
+                },
             )
             processes.append(replay)
             recording: Recording = recorder.until_finished(replay, perception, frames)
         return replay.returncode or (0 if recording.grids == frames else 1), recording
     finally:
-        _stop(processes)
-
-
-def _node(module: str, **parameters: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", module, "--ros-args"]
-    for name, value in parameters.items():
-        command += ["-p", f"{name}:={value}"]
-    return subprocess.Popen(command, start_new_session=True)
-
-
-def _stop(processes: Sequence[subprocess.Popen]) -> None:
-    """Ask politely, wait, and only then insist. SIGINT would print a traceback where a process is still importing."""
-    running = [process for process in processes if process.poll() is None]
-    for process in running:
-        process.send_signal(signal.SIGTERM)
-    for process in running:
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(processes)
