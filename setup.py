@@ -50,6 +50,7 @@ EXTRAS = {
         "tensorboard",
         COMPILED_LOOP,
     ],
+    "plot": ["matplotlib>=3.7"],
     "video": ["av>=12"],
     "viz": ["av>=12", "rerun-sdk>=0.24"],
     "dev": [

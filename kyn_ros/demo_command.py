@@ -9,23 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from kyn_models.artifact import Artifact, default_artifact
-from kyn_models.cli import interrupt
 from kyn_models.runtimes import NAMES
 from kyn_ros import demo_folder
-from kyn_ros.environment import prepare_environment
+from kyn_ros.processes import ended_by_signals, private_graph, start_node, stop
 
-STOP_SECONDS = 8.0
 SYNTHETIC_SEED = 11
 
 
@@ -43,14 +37,9 @@ def run(args: argparse.Namespace) -> int:
     if args.frames < 1:
         raise ValueError(f"--frames: got {args.frames}, expected at least 1")
     Artifact.load(args.model)
-    _private_graph()
-    handlers = {number: signal.signal(number, interrupt) for number in _end_signals()}
-    try:
-        with demo_folder.hold(args.out):
-            return _demo(args)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    private_graph()
+    with ended_by_signals(), demo_folder.hold(args.out):
+        return _demo(args)
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -119,24 +108,6 @@ def _synthetic_drive(path: Path, frames: int) -> Path:
     return path
 
 
-def _end_signals() -> list[signal.Signals]:
-    """Ctrl-C, kill, and the terminal that is closed, without those that are ignored (by nohup, for example)."""
-    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    return [number for number in asked if signal.getsignal(number) is not signal.SIG_IGN]
-
-
-def _private_graph() -> None:
-    """A ROS graph of this machine only, apart from whatever else runs here. Raises ``ValueError``."""
-    prepare_environment()
-    if os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST") == "OFF":
-        raise ValueError(
-            "ROS_AUTOMATIC_DISCOVERY_RANGE: got OFF, with which the processes of the demo never find each other, "
-            "expected LOCALHOST or SUBNET; unset it"
-        )
-    if not os.environ.get("ROS_DOMAIN_ID"):
-        os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
-
-
 def _record(args: argparse.Namespace, data: Path, drive, frames: int, bag: Path):  # type: ignore[no-untyped-def]
     from kyn_ros.demo_report import Recording, listen
     from kyn_ros.mount import numbers_from_pose, parameter_text
@@ -145,55 +116,29 @@ def _record(args: argparse.Namespace, data: Path, drive, frames: int, bag: Path)
     try:
         # The listener first, the replay once the node answers: what starts at the same moment may never meet.
         with listen(bag) as recorder:
-            perception = _node(
-                "kyn_ros.perception_node",
-                model=str(args.model.resolve()),
-                runtime=args.runtime,
-                camera_pose=parameter_text(numbers_from_pose(drive.base_from_camera())),
-                input_rectified="true",
-                use_sim_time="true",
-                **{"qos.image.reliability": "reliable"},
-            )
+            parameters = {
+                "model": str(args.model.resolve()),
+                "runtime": args.runtime,
+                "camera_pose": parameter_text(numbers_from_pose(drive.base_from_camera())),
+                "input_rectified": "true",
+                "use_sim_time": "true",
+                "qos.image.reliability": "reliable",
+            }
+            perception = start_node("kyn_ros.perception_node", parameters)
             processes.append(perception)
             recorder.keep_mount("image_00_optical", drive.base_from_camera(), drive.stamp_ns(drive.frames[0]))
             recorder.until_published(perception)
-            replay = _node(
-                "kyn_ros.replay_node",
-                data=str(data.resolve()),
-                drive=drive.drive,
-                pace="lockstep",
-                listeners="2",
-                start=str(drive.frames[0]),
-                stop=str(drive.frames[frames - 1]),
-            )
+            parameters = {
+                "data": str(data.resolve()),
+                "drive": drive.drive,
+                "pace": "lockstep",
+                "listeners": "2",
+                "start": str(drive.frames[0]),
+                "stop": str(drive.frames[frames - 1]),
+            }
+            replay = start_node("kyn_ros.replay_node", parameters)
             processes.append(replay)
             recording: Recording = recorder.until_finished(replay, perception, frames)
         return replay.returncode or (0 if recording.grids == frames else 1), recording
     finally:
-        _stop(processes)
-
-
-def _node(module: str, **parameters: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", module, "--ros-args"]
-    for name, value in parameters.items():
-        command += ["-p", f"{name}:={value}"]
-    return subprocess.Popen(command, start_new_session=True)
-
-
-def _stop(processes: Sequence[subprocess.Popen]) -> None:
-    """Ask politely, wait, and only then insist. SIGINT would print a traceback where a process is still importing."""
-    asked = threading.Event()  # a signal while this waits would leave processes behind: it counts afterwards
-    handlers = {number: signal.signal(number, lambda *_: asked.set()) for number in _end_signals()}
-    running = [process for process in processes if process.poll() is None]
-    for process in running:
-        process.send_signal(signal.SIGTERM)
-    for process in running:
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    if asked.is_set():
-        raise KeyboardInterrupt
+        stop(processes)

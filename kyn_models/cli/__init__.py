@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("kyn_models.cli.train", "train a model from a configuration file"),
     "prior": ("kyn_models.cli.prior", "what streets look like on average, for comparison in eval"),
     "eval": ("kyn_models.cli.eval", "occupancy or depth metrics on a KITTI-360 folder"),
+    "bench": ("kyn_models.cli.bench", "time, memory and accuracy of every runtime on this machine"),
 }
 """Name to module and one line of help, in the order of ``kyn --help``."""
 
@@ -43,6 +44,7 @@ REMEDIES = {
     "onnxscript": "pip install 'kyn[train]'",
     "tensorboard": "pip install 'kyn[train]'",
     "tqdm": "pip install 'kyn[train]'",
+    "matplotlib": "pip install 'kyn[plot]'",
     "av": "pip install 'kyn[viz]'",
     "rerun": "pip install 'kyn[viz]'",
     "rosbags": "pip install 'kyn[ros]' (or rosbags alone, inside a ROS 2 installation)",

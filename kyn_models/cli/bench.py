@@ -1,0 +1,260 @@
+"""``kyn bench``: time, memory and accuracy of every runtime on the node's own path, and how near the machine's limit."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from kyn_models import benchmark, benchmark_floor
+from kyn_models.artifact import Artifact, default_artifact
+from kyn_models.benchmark_case import PLAIN, Case
+from kyn_models.benchmark_images import BenchmarkImages, add_image_arguments, load_images
+from kyn_models.benchmark_record import check_output, hardware, in_words, write_json
+from kyn_models.cli.eval import print_table
+from kyn_models.runtimes import RUNTIMES
+from kyn_models.runtimes.queries import PRECISIONS, Precision
+from kyn_models.types import VoxelGridSpec
+
+SEEDED_RAYS = (192, 640)
+DEFAULT_RAYS = (96, 320)
+DEFAULT_REPEAT = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Time, memory and accuracy of every runtime on the path of the node: the same predictor, artifact and outputs, "
+        "each runtime in a process of its own, on at least 3 images in turn. Ratios are to the float32 encoder of the "
+        "same run; the plain path is the torch model without any rewrite; the floor is what has to be computed and "
+        "moved over what the machine measurably can, so nothing gets below 1 in float32."
+    )
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
+    model.add_argument(
+        "--seeded",
+        choices=("resnet50",),
+        help="instead: bts with this encoder as published, weights that follow from their names (they mean nothing), "
+        "192x640 rays, 1,048,576 voxels in view",
+    )
+    add_image_arguments(parser)
+    parser.add_argument("--runtime", nargs="+", choices=tuple(RUNTIMES), help="else all that work here")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS[1:], help="else all that the runtime has")
+    grid = parser.add_mutually_exclusive_group()
+    grid.add_argument("--voxels", type=int, metavar="N", help="a grid of about N cells, all in view")
+    grid.add_argument(
+        "--grid",
+        type=float,
+        nargs=7,
+        metavar=("X0", "X1", "Y0", "Y1", "Z0", "Z1", "CELL"),
+        help="the voxel grid in metres (else the node's)",
+    )
+    parser.add_argument("--depth-rays", type=int, nargs=2, metavar=("R", "C"), help="rows and columns (else 96 320)")
+    parser.add_argument("--repeat", type=int, default=DEFAULT_REPEAT, help="how often each image is answered (else 10)")
+    parser.add_argument("--threads", type=int, help="cores to use (else all that this process may)")
+    parser.add_argument("--no-plain", action="store_true", help="leave out the plain path and the differences to it")
+    parser.add_argument("--sweep", type=Path, metavar="PNG", help="cost against voxels, rays and image size as a plot")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON too")
+
+
+def run(args: argparse.Namespace) -> int:
+    cores = _check(args)
+    artifact = _artifact(args)
+    images = load_images(args, artifact.manifest.camera)
+    cases = _cases(args, artifact, cores)
+    print(f"{in_words(hardware(cores))}\n{artifact.name}; {images.source}")
+    if args.seeded:
+        print("its weights follow from their names: what it sees means nothing, only the speed does")
+    with benchmark.Laboratory(images.observations, cores) as laboratory:
+        content = _measure(args, laboratory, artifact, cases)
+        if args.sweep:
+            from kyn_models.benchmark_sweep import sweep
+
+            first = next(case for case in cases if case.runtime == content["cases"][0]["runtime"])
+            content["sweep"] = sweep(laboratory, artifact, first, args.sweep)
+    if args.json is not None:
+        write_json(args.json, {"model": artifact.name, "hash": artifact.hash, **_about(images), **content}, cores)
+        print(f"wrote {args.json}")
+    faults = [
+        row for row in content["cases"] if not (row["same_image_same_answer"] and row["other_image_other_answer"])
+    ]
+    for row in faults:
+        print(f"{_name(row)}: its answers do not follow from the image, see its checksums", file=sys.stderr)
+    return 1 if faults else 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    """The number of cores. Raises ``ValueError`` or ``OSError`` for what cannot be, before anything is run."""
+    allowed = len(os.sched_getaffinity(0))
+    cores = allowed if args.threads is None else args.threads
+    if not 1 <= cores <= allowed:
+        raise ValueError(f"--threads: got {cores}, expected 1 to {allowed}, the cores of this process")
+    if args.repeat < 1:
+        raise ValueError(f"--repeat: got {args.repeat}, expected at least 1")
+    check_output("--json", args.json)
+    check_output("--sweep", args.sweep)
+    if args.sweep is not None:
+        if args.sweep.suffix.lower() != ".png":
+            raise ValueError(f"--sweep: got {args.sweep.name}, expected a name that ends in .png")
+        import matplotlib  # noqa: F401 - missing, it is said before the work and not after it
+    return cores
+
+
+def _artifact(args: argparse.Namespace) -> Artifact:
+    if not args.seeded:
+        return Artifact.load(args.model)
+    from kyn_models.models.bts import BtsConfig
+    from kyn_models.models.seeded import cached_artifact
+
+    return cached_artifact(BtsConfig(encoder=args.seeded))
+
+
+def _cases(args: argparse.Namespace, artifact: Artifact, cores: int) -> list[Case]:
+    if args.grid:
+        *bounds, cell = args.grid
+        x, y, z = ((bounds[i], bounds[i + 1]) for i in (0, 2, 4))
+        spec = VoxelGridSpec(x, y, z, cell)
+    else:
+        voxels = args.voxels or (benchmark.ONE_MILLION if args.seeded else None)
+        spec = VoxelGridSpec() if voxels is None else benchmark.grid_in_view(voxels)
+    rows, columns = args.depth_rays or (SEEDED_RAYS if args.seeded else DEFAULT_RAYS)
+    if min(rows, columns) < 1:
+        raise ValueError(f"--depth-rays: got {rows} {columns}, expected both at least 1")
+    precisions: Sequence[Precision] = args.precision or get_args(Precision)[1:]
+    return [
+        Case(str(artifact.path.resolve()), runtime, precision, spec, (rows, columns), args.repeat, cores)
+        for runtime in args.runtime or RUNTIMES
+        for precision in precisions
+    ]
+
+
+def _measure(
+    args: argparse.Namespace, laboratory: benchmark.Laboratory, artifact: Artifact, cases: Sequence[Case]
+) -> dict[str, Any]:
+    measured, failed = benchmark.measure_all(laboratory, cases, say)
+    for outcome in failed:
+        print(f"not run: {outcome.case.name}: {outcome.failed}")
+    if not measured:
+        raise ValueError(f"none of {', '.join(case.name for case in cases)} can be run here; `kyn doctor` tells more")
+    rows = [benchmark.summary(outcome) for outcome in measured]
+    benchmark.add_ratios(rows)
+    plain, why_no_plain = None, "left out with --no-plain"
+    if not args.no_plain:
+        say("measuring the plain path ...")
+        outcome = laboratory.measure(Case(**{**vars(cases[0]), "runtime": PLAIN, "precision": "float32", "rounds": 1}))
+        why_no_plain = outcome.failed
+        if not outcome.failed:
+            plain = benchmark.summary(outcome)
+            for row, answered in zip(rows, measured, strict=True):
+                row["difference"] = benchmark.difference(answered.answers, outcome.answers)
+    rates = laboratory.rates()
+    work = benchmark_floor.count_work(
+        artifact, cases[0].depth_rays[0] * cases[0].depth_rays[1], rows[0]["cells_in_view"]
+    )
+    for row in rows:
+        medians = {stage: times["median"] for stage, times in row["stages_ms"].items()}
+        row["floor"] = benchmark_floor.compare(work, rates, medians)
+    content = {
+        "depth_rays": list(cases[0].depth_rays),
+        "cells": rows[0]["cells"],
+        "cells_in_view": rows[0]["cells_in_view"],
+        "cases": rows,
+        "not_run": [{"case": outcome.case.name, "reason": outcome.failed} for outcome in failed],
+        "plain": plain or why_no_plain,
+        "rates": rates._asdict(),
+        "work": {stage: item._asdict() for stage, item in work.items()},
+    }
+    print_report(content)
+    return content
+
+
+def say(sentence: str) -> None:
+    """Progress, on a terminal only."""
+    if sys.stderr.isatty():
+        print(sentence, file=sys.stderr, flush=True)
+
+
+def _about(images: BenchmarkImages) -> dict[str, Any]:
+    return {"images": images.source, "image_count": len(images.observations)}
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return f"{row['runtime']} {row['precision']}"
+
+
+def print_report(content: Mapping[str, Any]) -> None:
+    """All tables of a run."""
+    rows, plain = content["cases"], content["plain"]
+    rays = "x".join(map(str, content["depth_rays"]))
+    print(
+        f"\n{rays} rays of 64 samples, {content['cells']:,} cells of which {content['cells_in_view']:,} are in view\n"
+    )
+    print("milliseconds, median / 95th percentile; memory in MB before loading / at the peak")
+    shown = [*rows, plain] if isinstance(plain, dict) else rows
+    columns = (*benchmark.STAGES, "whole frame", "frames/s", "memory")
+    print_table(columns, [(_name(row), _times(row)) for row in shown])
+    if isinstance(plain, str):
+        print(f"plain path: not run, {plain}")
+    print("\nratio to the float32 encoder, and difference to the plain path (largest / mean; share of rays and cells)")
+    columns = ("decoding", "whole frame", "density", "depth m", "sky differs", "grid differs", "answers")
+    print_table(columns, [(_name(row), [*_ratios(row), *_differences(row), _answers(row)]) for row in rows])
+    rates = content["rates"]
+    print(
+        f"\nfloor: {rates['multiply_adds'] / 1e9:.0f} G float32 multiply-adds and {rates['bytes'] / 1e9:.1f} GB per "
+        "second measured; in brackets how many times the floor it takes (half precision may take less than 1)"
+    )
+    stages = tuple(rows[0]["floor"])
+    work = [_work(content["work"][stage]) if stage in content["work"] else "" for stage in stages]
+    print_table(stages, [("counted", work), *((_name(row), [_floor(row, stage) for stage in stages]) for row in rows)])
+    print("\nlibraries: " + ", ".join(dict.fromkeys(row["library"] for row in shown)))
+
+
+def _times(row: Mapping[str, Any]) -> list[str]:
+    stages = row["stages_ms"]
+    texts = [_pair(stages[stage]) if stage in stages else "-" for stage in benchmark.STAGES]
+    memory = f"{row['before_mb']:.0f} / {row['peak_mb']:.0f}"
+    return [*texts, _pair(row["frame_ms"]), f"{row['frames_per_second']:.1f}", memory]
+
+
+def _pair(times: Mapping[str, float]) -> str:
+    return f"{times['median']:.1f} / {times['p95']:.1f}"
+
+
+def _ratios(row: Mapping[str, Any]) -> list[str]:
+    if "decoding_ratio" not in row:
+        return ["-", "-"]
+    return [f"{row['decoding_ratio']:.2f}", f"{row['frame_ratio']:.2f}"]
+
+
+def _differences(row: Mapping[str, Any]) -> list[str]:
+    found = row.get("difference")
+    if found is None:
+        return ["-"] * 4
+    return [
+        f"{found['density_max']:.1e} / {found['density_mean']:.1e}",
+        f"{found['depth_max_m']:.1e} / {found['depth_mean_m']:.1e}",
+        f"{found['sky_share']:.3%}",
+        f"{found['grid_share']:.3%}",
+    ]
+
+
+def _answers(row: Mapping[str, Any]) -> str:
+    """What the checksums say."""
+    if not row["same_image_same_answer"]:
+        return "CHANGE FOR ONE IMAGE"
+    return "own per image" if row["other_image_other_answer"] else "THE SAME FOR ALL"
+
+
+def _work(item: Mapping[str, Any]) -> str:
+    operations = item["multiply_adds"]
+    counted = benchmark_floor.NOT_COUNTED if operations is None else f"{operations / 1e9:.2f} G"
+    return f"{counted}, {item['bytes'] / 1e6:.0f} MB"
+
+
+def _floor(row: Mapping[str, Any], stage: str) -> str:
+    found = row["floor"].get(stage)
+    if found is None or found["times_the_floor"] is None:
+        return "-"
+    return f"{found['floor_ms']:.1f} ms ({found['times_the_floor']:.1f})"
