@@ -28,7 +28,7 @@ from kyn_models.types import Float32Array
 CHUNK = 1 << 16
 """Points outside the tables whose codes are held at once."""
 
-KEPT_POINTS = 1 << 22
+KEPT_POINTS = 1 << 24
 """Points of a query beyond which constants are computed anew for every image, so many at a time: memory is bounded."""
 
 TABLE_ERROR = 1e-5
