@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-RAYS_AT_ONCE = 32
+RAYS_AT_ONCE = 128
+"""One per thread of four warps: rays lie along the last axis of tiles, so that no thread waits for another."""
 POINTS_AT_ONCE = 32
 # mypy: disable-error-code="no-untyped-def"
 # Triton infers the types inside its kernels.
@@ -92,7 +93,7 @@ def march_kernel(
     wc = tl.load(weight + 4 * ray + 2, mask=held, other=0.0)
     wd = tl.load(weight + 4 * ray + 3, mask=held, other=0.0)
     start = tl.zeros((BLOCK,), dtype=tl.float32) + b_out
-    raw = tl.zeros((BLOCK, WIDE), dtype=tl.float32)
+    raw = tl.zeros((WIDE, BLOCK), dtype=tl.float32)
     for h in range(HIDDEN):
         value = tl.load(codes + ray * HIDDEN + h, mask=held, other=0.0)
         value += wa * tl.load(features + a + h) + wb * tl.load(features + b + h)
@@ -100,15 +101,15 @@ def march_kernel(
         unit = tl.load(w_out + h)
         row = tl.load(along + h * SAMPLES + sample, mask=real, other=0.0)
         start += unit * value
-        raw += unit * tl.maximum(row[None, :], -value[:, None])
+        raw += unit * tl.maximum(row[:, None], -value[None, :])
     step = tl.load(steps + sample, mask=real, other=0.0)
     at = tl.load(z + sample, mask=real, other=0.0)
     # exp(-100) is nothing in float32, and a sum of larger numbers would hide what came before them.
-    thickness = tl.minimum(softplus(raw + start[:, None]) * step[None, :], 100.0)
-    before = tl.cumsum(thickness, axis=1) - thickness
+    thickness = tl.minimum(softplus(raw + start[None, :]) * step[:, None], 100.0)
+    before = tl.cumsum(thickness, axis=0) - thickness
     ended = tl.exp(-before) * (1.0 - tl.exp(-thickness))
-    left = tl.exp(-tl.sum(thickness, axis=1))
-    expected = tl.sum(ended * at[None, :], axis=1) / (1.0 - left)
+    left = tl.exp(-tl.sum(thickness, axis=0))
+    expected = tl.sum(ended * at[:, None], axis=0) / (1.0 - left)
     tl.store(depth + ray, tl.where(left > 0.5, float("inf"), expected), mask=held)
 
 
