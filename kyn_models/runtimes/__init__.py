@@ -15,6 +15,7 @@ import numpy as np
 
 from kyn_models.artifact import SELFTEST, Artifact
 from kyn_models.npz import read_npz
+from kyn_models.runtimes.cuda_device import gpu_count
 from kyn_models.runtimes.queries import PRECISIONS, LoadOptions, NoDevice, PointQuery, Query, RayQuery, Runtime
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,11 @@ def choose(
     for device in (device for known, device in AUTO if known == name):
         try:
             return _load(name, replace(options, device=device), artifact)
-        except (ImportError, OSError, RuntimeError, ValueError) as error:
+        except NoDevice as error:
             failure = _reason(name, error)
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
+            # A device that is there and fails is an error too: nobody wants the CPU instead without being told.
+            raise RuntimeFailed(f"runtime {name}: {_reason(name, error)}") from error
     raise RuntimeFailed(f"runtime {name}: {failure}")
 
 
@@ -86,6 +90,9 @@ def _reason(name: str, error: Exception) -> str:
 
 def _load(name: str, options: LoadOptions, artifact: Artifact, untested: bool = True) -> Runtime:
     """The runtime, self-tested where the artifact has a test; without one ``untested`` decides whether that will do."""
+    # Asked before the library is loaded: that takes seconds, which a robot without a GPU would pay for nothing.
+    if options.device == "cuda" and gpu_count() == 0:
+        raise NoDevice("no NVIDIA GPU found here by its driver (libcuda.so.1); use a runtime of the CPU")
     module = importlib.import_module(RUNTIMES[name][0])
     if not untested:
         artifact.file(SELFTEST)

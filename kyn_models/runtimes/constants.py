@@ -88,3 +88,19 @@ def sample_depths(z_near: float, z_far: float, count: int = SAMPLES_PER_RAY) -> 
     """(count,) float32 depths at the midpoints of equal steps in inverse depth."""
     s = (np.arange(count) + 0.5) / count
     return (1 / ((1 - s) / z_near + s / z_far)).astype(np.float32)
+
+
+def corners(uv: np.ndarray, map_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Bilinear sampling as constants: border padding, align_corners false.
+
+    uv: (N, 2) float32 in [-1, 1]; map_size: (h, w). Returns (N, 4) int32 flat indices and (N, 4) float32 weights.
+    """
+    h, w = map_size
+    x = np.clip(((uv[:, 0] + 1) * w - 1) / 2, 0, w - 1)
+    y = np.clip(((uv[:, 1] + 1) * h - 1) / 2, 0, h - 1)
+    x0, y0 = np.floor(x).astype(np.int32), np.floor(y).astype(np.int32)
+    x1, y1 = np.minimum(x0 + 1, w - 1), np.minimum(y0 + 1, h - 1)
+    ax, ay = x - x0, y - y0
+    index = np.stack([y0 * w + x0, y0 * w + x1, y1 * w + x0, y1 * w + x1], axis=-1)
+    weight = np.stack([(1 - ax) * (1 - ay), ax * (1 - ay), (1 - ax) * ay, ax * ay], axis=-1)
+    return np.ascontiguousarray(index, dtype=np.int32), np.ascontiguousarray(weight, dtype=np.float32)

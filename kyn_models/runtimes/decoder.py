@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kyn_models.runtimes import loops
-from kyn_models.runtimes.constants import DecoderConstants, sample_depths
+from kyn_models.runtimes.constants import DecoderConstants, corners, sample_depths
 from kyn_models.runtimes.queries import PointQuery, Query, RayQuery
 from kyn_models.types import Float32Array
 
@@ -205,19 +205,3 @@ class CompiledDecoder:
         prepared = self.prepare(queries)
         for name in queries:
             prepared.decode(name, features)
-
-
-def corners(uv: np.ndarray, map_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Bilinear sampling as constants: border padding, align_corners false.
-
-    uv: (N, 2) float32 in [-1, 1]; map_size: (h, w). Returns (N, 4) int32 flat indices and (N, 4) float32 weights.
-    """
-    h, w = map_size
-    x = np.clip(((uv[:, 0] + 1) * w - 1) / 2, 0, w - 1)
-    y = np.clip(((uv[:, 1] + 1) * h - 1) / 2, 0, h - 1)
-    x0, y0 = np.floor(x).astype(np.int32), np.floor(y).astype(np.int32)
-    x1, y1 = np.minimum(x0 + 1, w - 1), np.minimum(y0 + 1, h - 1)
-    ax, ay = x - x0, y - y0
-    index = np.stack([y0 * w + x0, y0 * w + x1, y1 * w + x0, y1 * w + x1], axis=-1)
-    weight = np.stack([(1 - ax) * (1 - ay), ax * (1 - ay), (1 - ax) * ay, ax * ay], axis=-1)
-    return np.ascontiguousarray(index, dtype=np.int32), np.ascontiguousarray(weight, dtype=np.float32)

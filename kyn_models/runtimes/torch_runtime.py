@@ -1,4 +1,7 @@
-"""The model as it is written in torch, without any rewrite: the reference, and the fallback everywhere."""
+"""The model as it is written in torch, without any rewrite: the reference, and the fallback everywhere.
+
+On a GPU the runtime called torch is ``FusedTorch``; only models that cannot be fused run plainly there.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +26,20 @@ from kyn_models.runtimes.queries import (
     Step,
     StepOutput,
 )
+from kyn_models.runtimes.torch_fused import FusedTorch
 from kyn_models.types import Float32Array, UInt8Array
 
 RAYS_AT_ONCE = 2048
 """Rays whose samples are held at once, 64 each."""
 
 
-def load(artifact: Artifact, options: LoadOptions) -> PlainTorch:
+def load(artifact: Artifact, options: LoadOptions) -> PlainTorch | FusedTorch:
     """The model on the device ("cpu" or "cuda"). Raises ``NoDevice``, ``ValueError`` for a precision it lacks."""
     if options.device == "cuda" and not torch.cuda.is_available():
         raise NoDevice("torch finds no CUDA device here; use runtime torch on the CPU, openvino or onnxruntime")
+    # A point network with blocks is not linear in what the encoder gives.
+    if options.device == "cuda" and not artifact.manifest.config.get("blocks", 0):
+        return FusedTorch(artifact, options.device, options.precision)
     if options.precision not in ("auto", "float32"):
         raise ValueError(f"precision: got {options.precision}, expected float32 on the {options.device}")
     return PlainTorch(artifact, options.device)

@@ -10,8 +10,8 @@ pytest.importorskip("numba", reason="the compiled decoder needs numba")
 
 from kyn_models.artifact import KITTI360_CAMERA
 from kyn_models.runtimes import decoder, loops
-from kyn_models.runtimes.constants import DecoderConstants, sample_depths
-from kyn_models.runtimes.decoder import CompiledDecoder, Tables, corners
+from kyn_models.runtimes.constants import DecoderConstants, corners, sample_depths
+from kyn_models.runtimes.decoder import CompiledDecoder, Tables
 from kyn_models.runtimes.queries import PointQuery, RayQuery
 
 HIDDEN, MAP = 16, (12, 40)
