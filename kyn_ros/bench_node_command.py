@@ -137,7 +137,10 @@ def _measure(args: argparse.Namespace, camera: Camera, node: subprocess.Popen) -
     found = []
     for rate_hz in args.rates:
         found.append(measures(load(rate_hz, args.seconds)))
-        print(f"{rate_hz:g} images per second: {found[-1]['frames_missed']} of {found[-1]['frames_sent']} missed")
+        print(
+            f"{rate_hz:g} images per second: {found[-1]['frames_missed']} of {found[-1]['frames_sent']} missed",
+            flush=True,
+        )
     model = camera.values("model")
     print(f"{model.get('model')}, {model.get('runtime')} {model.get('precision')}, {model.get('library')}")
     print_report(found)
