@@ -60,7 +60,7 @@ class Laboratory(AbstractContextManager):
             return Outcome(case, {}, {}, f"its process ended with {done.returncode}: {last}")
         result = json.loads((self._path / RESULT).read_text())
         if "failed" in result:
-            return Outcome(case, {}, {}, result["failed"])
+            return Outcome(case, {}, {}, result["failed"].removeprefix(f"runtime {case.runtime}: "))
         with np.load(self._path / ANSWERS) as stored:
             answers = {name: stored[name] for name in stored.files}
         return Outcome(case, result, answers, "")
@@ -87,13 +87,14 @@ class Laboratory(AbstractContextManager):
 def grid_in_view(voxels: int) -> VoxelGridSpec:
     """A grid of about ``voxels`` cells that lie inside the view of a camera with the training mount.
 
-    51.2 x 25.6 x 6.4 m, 12 m ahead; its cells are a power-of-two share of that: 1,048,576 have 0.2 m.
+    51.2 x 25.6 x 6.4 m, 13.4 m ahead, where it also lies inside the view of KITTI-360's camera; 1,048,576 cells are
+    of 0.2 m. Raises ``ValueError`` below 32.
     """
     if voxels < 32:
         raise ValueError(f"--voxels: got {voxels}, expected at least 32")
     layers = max(1, round((voxels / 32) ** (1 / 3)))
     edge = 6.4 / layers
-    front, bottom = math.ceil(12.0 / edge - 1e-6), round(-1.2 / edge)
+    front, bottom = math.ceil(13.4 / edge - 1e-6), round(-1.2 / edge)
     # Six digits keep every bound a multiple of the edge to the accuracy that a grid asks for.
     bounds = [(front, front + 8 * layers), (-2 * layers, 2 * layers), (bottom, bottom + layers)]
     x, y, z = ((round(low * edge, 6), round(high * edge, 6)) for low, high in bounds)

@@ -80,9 +80,10 @@ def read_images(path: Path) -> list[Observation]:
     with np.load(path) as stored:
         images, ks, poses = stored["images"], stored["k"], stored["base_from_camera"]
     height, width = images.shape[1:3]
+    cameras = [Intrinsics(fx, fy, cx, cy, width, height) for fx, fy, cx, cy in ks.tolist()]
     return [
-        Observation((PosedFrame(image, Intrinsics(*map(float, k), width, height), number + 1),), pose)
-        for number, (image, k, pose) in enumerate(zip(images, ks, poses, strict=True))
+        Observation((PosedFrame(image, camera, number + 1),), pose)
+        for number, (image, camera, pose) in enumerate(zip(images, cameras, poses, strict=True))
     ]
 
 
@@ -111,7 +112,7 @@ def measure(case: Case, observations: Sequence[Observation]) -> tuple[dict[str, 
             checksum = _checksum(prediction.volume, prediction.depth_m, prediction.grid)
             if number >= 0:
                 timed.add(index, frame_ms, dict(prediction.stages_ms), checksum)
-    peak_mb = memory_mb()[1]
+    peak_mb, gpu_mb = memory_mb()[1], _gpu_memory_mb()
     answers: dict[str, np.ndarray] = {}
     for index, item in enumerate(observations[:FEWEST]):
         image, _ = artifact.camera.warp(item.key.image, item.key.intrinsics)
@@ -128,6 +129,7 @@ def measure(case: Case, observations: Sequence[Observation]) -> tuple[dict[str, 
         "prepare_s": ready - loaded,
         "before_mb": before_mb,
         "peak_mb": peak_mb,
+        "gpu_mb": gpu_mb,
         "cells": int(np.prod(case.grid.shape)),
         "cells_in_view": len(prepared[0].cells),
         **vars(timed),
@@ -136,12 +138,13 @@ def measure(case: Case, observations: Sequence[Observation]) -> tuple[dict[str, 
 
 
 def measure_plain(case: Case, observations: Sequence[Observation]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The same of the torch model as it is written: float32 on the CPU, the first images once. Raises ``ImportError``."""
+    """The same of the torch model as it is written: float32 on the CPU, the first images once."""
     before_mb, artifact = memory_mb()[0], Artifact.load(case.model)
     from kyn_models.runtimes.torch_runtime import PlainTorch
 
     runtime = PlainTorch(artifact, "cpu")
-    timed, answers = Timed([], {}, [[] for _ in observations]), {}
+    timed = Timed([], {}, [[] for _ in observations])
+    answers: dict[str, np.ndarray] = {}
     for index, item in enumerate(observations[:FEWEST]):
         points, to_grid = _plain_cells(artifact, case.grid, item)
         queries: dict[str, Query] = {
@@ -164,6 +167,7 @@ def measure_plain(case: Case, observations: Sequence[Observation]) -> tuple[dict
         "library": runtime.library,
         "before_mb": before_mb,
         "peak_mb": memory_mb()[1],
+        "gpu_mb": None,
         **vars(timed),
     }
     return result, answers
@@ -194,6 +198,14 @@ def _checksum(*arrays: np.ndarray) -> int:
     for array in arrays:
         found = zlib.crc32(np.ascontiguousarray(array).tobytes(), found)
     return found
+
+
+def _gpu_memory_mb() -> float | None:
+    """Most memory that torch took on a GPU in 10^6 bytes; None where it was not used."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return None
+    return float(torch.cuda.max_memory_allocated() / 1e6)
 
 
 def _unheard(sentence: str) -> None:

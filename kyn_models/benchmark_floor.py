@@ -1,7 +1,7 @@
 """The least time that a stage could take on a machine: what has to be computed and moved, over what it can do.
 
 Counted are multiply-adds (or vector operations of the same cost) in float32 and bytes that each have to come from or go
-to memory at least once. Not counted: the maximum with zero, exponentials, what is read twice.
+to memory at least once. Not counted: exponentials, and what is read twice.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Work(NamedTuple):
 def count_work(artifact: Artifact, rays: int, cells_in_view: int) -> dict[str, Work]:
     """Work of the stages ``encode``, ``depth`` and ``volume``.
 
-    depth: an addition and a multiply-add per sample and hidden unit, and four to sample the map per ray. volume: four
-    to sample the map, one for the code and one for the output per cell and hidden unit. Raises ``OSError`` for an
+    depth: a maximum and a multiply-add per sample and hidden unit, and four to sample the map per ray. volume: four to
+    sample the map, one for the code and one for the output per cell and hidden unit. Raises ``OSError`` for an
     artifact without ONNX.
     """
     hidden = len(read_npz(artifact.file(DECODER), ("w_out",), "`kyn export` writes a new one")["w_out"].reshape(-1))

@@ -36,9 +36,9 @@ class BenchmarkImages:
                 f"images: got {len(self.observations)} from {self.source}, expected at least {FEWEST}, so that no "
                 "cache answers for the model; give more files or another folder"
             )
-        sizes = {(k.width, k.height) for k in (item.key.intrinsics for item in self.observations)}
+        sizes = sorted({item.key.image.shape[1::-1] for item in self.observations})
         if len(sizes) > 1:
-            found = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
+            found = ", ".join(f"{width}x{height}" for width, height in sizes)
             raise ValueError(f"images: got sizes {found} from {self.source}, expected one camera; give images of one")
 
 

@@ -1,4 +1,4 @@
-"""``kyn bench-node``: the perception node end to end, image in to grid received, in the shape of ros2_benchmark's report.
+"""``kyn bench-node``: the perception node end to end, image in to grid received, reported as ros2_benchmark does.
 
 The node is a process of its own; this one is camera and listener. Real images go in at fixed rates, and a search finds
 the highest rate of which less than 5 % are missed.
@@ -119,9 +119,7 @@ def _wait_until_active(camera: Camera, node: subprocess.Popen, log: IO[str]) -> 
             last = (log.read().strip().splitlines() or ["it said nothing"])[-1]
             raise ValueError(f"the perception node ended with exit code {node.returncode}: {last}")
         if time.monotonic() > deadline:
-            raise ValueError(
-                f"the perception node is not active after {START_SECONDS:g} s; `kyn node` shows its messages"
-            )
+            raise ValueError(f"the perception node is not active after {START_SECONDS:g} s; see `kyn node`")
 
 
 def _measure(args: argparse.Namespace, camera: Camera, node: subprocess.Popen) -> dict[str, Any]:
@@ -138,7 +136,10 @@ def _measure(args: argparse.Namespace, camera: Camera, node: subprocess.Popen) -
     found = []
     for rate_hz in args.rates:
         found.append(measures(load(rate_hz, args.seconds)))
-        print(f"{rate_hz:g} images per second: {found[-1]['frames_missed']} of {found[-1]['frames_sent']} missed")
+        print(
+            f"{rate_hz:g} images per second: {found[-1]['frames_missed']} of {found[-1]['frames_sent']} missed",
+            flush=True,
+        )
     model = camera.values("model")
     print(f"{model.get('model')}, {model.get('runtime')} {model.get('precision')}, {model.get('library')}")
     print_report(found)

@@ -19,7 +19,7 @@ from kyn_ros.cli import COMMANDS, ROS_COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
 
-RUNS_WITHOUT_ARGUMENTS = {"doctor", "demo", "node"}
+RUNS_WITHOUT_ARGUMENTS = {"doctor", "demo", "node", "bench", "bench-node"}
 """These do their whole job without arguments; other tests run them."""
 
 MISSING_PATH = {
@@ -35,6 +35,8 @@ MISSING_PATH = {
     "play": ["nowhere"],
     "node": ["--params-file", "nowhere.yaml"],
     "bag": ["nowhere", "out"],
+    "bench": ["--images", "nowhere", "--model", "{model}"],
+    "bench-node": ["--images", "nowhere", "--model", "{model}"],
 }
 WRONG_ARTIFACT = {
     "doctor": ["--model", "{artifact}"],
@@ -43,6 +45,8 @@ WRONG_ARTIFACT = {
     "eval": ["depth", "--data", "{data}", "--model", "{artifact}"],
     "demo": ["--model", "{artifact}"],
     "node": ["--model", "{artifact}"],
+    "bench": ["--model", "{artifact}"],
+    "bench-node": ["--model", "{artifact}"],
 }
 ANSWERS_NO = {"doctor"}
 """A missing model is what these report: exit code 1, and the report on standard output."""

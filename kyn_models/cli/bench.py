@@ -1,4 +1,4 @@
-"""``kyn bench``: time, memory and accuracy of every runtime on the node's own path, and how near the machine's limit."""
+"""``kyn bench``: time, memory and accuracy of every runtime on the node's own path, and how far from the machine's."""
 
 from __future__ import annotations
 
@@ -198,14 +198,14 @@ def print_report(content: Mapping[str, Any]) -> None:
     if isinstance(plain, str):
         print(f"plain path: not run, {plain}")
     print("\nratio to the float32 encoder, and difference to the plain path (largest / mean; share of rays and cells)")
-    columns = ("decoding", "whole frame", "density", "depth m", "sky differs", "grid differs", "answers")
-    print_table(columns, [(_name(row), [*_ratios(row), *_differences(row), _answers(row)]) for row in rows])
+    compared = ("decoding", "whole frame", "density", "depth m", "sky differs", "grid differs", "answers")
+    print_table(compared, [(_name(row), [*_ratios(row), *_differences(row), _answers(row)]) for row in rows])
     rates = content["rates"]
     print(
         f"\nfloor: {rates['multiply_adds'] / 1e9:.0f} G float32 multiply-adds and {rates['bytes'] / 1e9:.1f} GB per "
-        "second measured; in brackets how many times the floor it takes (half precision may take less than 1)"
+        "second, measured on the CPU; in brackets how many times the floor it takes (half precision: may be below 1)"
     )
-    stages = tuple(rows[0]["floor"])
+    stages = tuple(content["work"]) + ("together",)
     work = [_work(content["work"][stage]) if stage in content["work"] else "" for stage in stages]
     print_table(stages, [("counted", work), *((_name(row), [_floor(row, stage) for stage in stages]) for row in rows)])
     print("\nlibraries: " + ", ".join(dict.fromkeys(row["library"] for row in shown)))
@@ -215,6 +215,8 @@ def _times(row: Mapping[str, Any]) -> list[str]:
     stages = row["stages_ms"]
     texts = [_pair(stages[stage]) if stage in stages else "-" for stage in benchmark.STAGES]
     memory = f"{row['before_mb']:.0f} / {row['peak_mb']:.0f}"
+    if row["gpu_mb"] is not None:
+        memory += f", GPU {row['gpu_mb']:.0f}"
     return [*texts, _pair(row["frame_ms"]), f"{row['frames_per_second']:.1f}", memory]
 
 

@@ -1,4 +1,4 @@
-"""Models whose weights follow from their names alone: the same on every machine, of any size, without a download. torch.
+"""Models whose weights follow from their names alone: the same everywhere, of any size, without a download. torch.
 
 They know nothing about any street: good for comparing numbers and for measuring time, never for a picture.
 """
