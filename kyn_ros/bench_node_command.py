@@ -21,7 +21,7 @@ from kyn_models.benchmark_images import BenchmarkImages, add_image_arguments, lo
 from kyn_models.benchmark_record import check_output, hardware, in_words, write_json
 from kyn_models.runtimes import NAMES
 from kyn_models.runtimes.queries import PRECISIONS
-from kyn_ros.processes import private_graph, start_node, stop
+from kyn_ros.processes import ended_by_signals, private_graph, start_node, stop
 
 if TYPE_CHECKING:
     from kyn_ros.node_load import Camera
