@@ -4,6 +4,7 @@
     weights.safetensors  the weights by their official names (training, evaluation, the torch runtime)
     encoder.onnx         image in, pre-activation map out (all other runtimes)
     decoder.npz          constants of the point network
+    engine_*.onnx        the whole model as one graph, by precision (TensorRT)
     selftest.npz         an image and what the plain model says about it
 
 A folder with weights alone is a valid artifact: ``kyn export`` adds the other files.
@@ -32,6 +33,8 @@ WEIGHTS = "weights.safetensors"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.npz"
 SELFTEST = "selftest.npz"
+ENGINES = {"float32": "engine_float32.onnx", "float16": "engine_float16.onnx"}
+"""Precision of the image network to the fused graph that TensorRT builds engines from."""
 
 KITTI360_CAMERA = Intrinsics(552.554261, 552.554261, 682.049453, 238.769549, 1408, 376)
 """Rectified perspective camera 00 of KITTI-360 (its published calibration)."""

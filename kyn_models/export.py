@@ -23,9 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kyn_models.artifact import DECODER, ENCODER, SELFTEST, WEIGHTS, Artifact, sha256, write_artifact
+from kyn_models import fused
+from kyn_models.artifact import DECODER, ENCODER, ENGINES, SELFTEST, WEIGHTS, Artifact, sha256, write_artifact
+from kyn_models.models.bts import PreActivation
 from kyn_models.models.loading import load_model
 from kyn_models.runtimes import RUNTIMES
+from kyn_models.runtimes.constants import DecoderConstants, sample_depths
 from kyn_models.runtimes.queries import LoadOptions, PointQuery, Query, RayQuery, Runtime
 from kyn_models.runtimes.torch_runtime import PlainTorch
 from kyn_models.types import UInt8Array
@@ -42,7 +45,7 @@ SKY_SHARE = 0.002
 class Exportable(Protocol):
     """What export asks of a model; see ``Bts.exportable``."""
 
-    def exportable(self) -> tuple[nn.Module, dict[str, Tensor]]: ...
+    def exportable(self) -> tuple[PreActivation, dict[str, Tensor]]: ...
 
 
 class Agreement(NamedTuple):
@@ -66,8 +69,10 @@ def export(path: str | Path) -> tuple[Artifact, list[Agreement]]:
     arrays = {name: value.numpy() for name, value in constants.items()} | {"k_norm": artifact.camera.k_norm}
     test = _selftest(artifact)
     weights = artifact.file(WEIGHTS)
+    image_shape = (1, artifact.camera.height, artifact.camera.width, 3)
     files = {
-        ENCODER: _graph(network, (1, artifact.camera.height, artifact.camera.width, 3), weights),
+        ENCODER: _graph(network, image_shape, weights),
+        **_engine_graphs(network, constants, image_shape, weights),
         DECODER: _npz(arrays),
         SELFTEST: _npz(test),
     }
@@ -79,18 +84,62 @@ def export(path: str | Path) -> tuple[Artifact, list[Agreement]]:
 
 def _graph(network: nn.Module, image_shape: tuple[int, ...], weights: Path) -> bytes:
     """The ONNX file of a network that contains a model's encoder as ``network``, its weights left where they are."""
+    image = torch.zeros(image_shape, dtype=torch.uint8)
+    return _onnx(network, (image,), ["image"], ["pre_activation"], None, weights)
+
+
+def _engine_graphs(
+    network: PreActivation, constants: dict[str, Tensor], image_shape: tuple[int, ...], weights: Path
+) -> dict[str, bytes]:
+    """The fused graph of every precision that is shipped, by file name."""
+    hidden = len(constants["w_out"])
+    along = _along(constants)
+    rays, points = torch.export.Dim("rays", min=2), torch.export.Dim("points", min=2)
+    numbers = (torch.zeros(1, 1, 6, 2), torch.zeros(6, hidden), torch.zeros(1, 1, 10, 2), torch.zeros(10, hidden))
+    inputs = (torch.zeros(image_shape, dtype=torch.uint8), *numbers)
+    dynamic = (None, {2: rays}, {0: rays}, {2: points}, {0: points})
+    return {
+        name: _onnx(
+            fused.FusedField(network, constants, along, getattr(torch, precision)).eval(),
+            inputs,
+            list(fused.INPUTS),
+            list(fused.OUTPUTS),
+            dynamic,
+            weights,
+        )
+        for precision, name in ENGINES.items()
+    }
+
+
+def _along(constants: dict[str, Tensor]) -> Tensor:
+    """(samples, hidden): codes of the depths of a ray."""
+    arrays = {name: value.numpy() for name, value in constants.items()}
+    numbers = DecoderConstants(**{**arrays, "k_norm": np.eye(3)})
+    z = sample_depths(float(numbers.z_near), float(numbers.z_far))
+    return torch.from_numpy(numbers.project_codes(numbers.depth_code(z)[:, None], (2,)))
+
+
+def _onnx(
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    input_names: list[str],
+    output_names: list[str],
+    dynamic_shapes: tuple | None,
+    weights: Path,
+) -> bytes:
     import onnxscript.optimizer
     from onnx_ir.passes import common
 
     with _quiet():
         program = torch.onnx.export(
             network,
-            (torch.zeros(image_shape, dtype=torch.uint8),),
+            inputs,
             dynamo=True,
             opset_version=OPSET,
             optimize=False,
-            input_names=["image"],
-            output_names=["pre_activation"],
+            input_names=input_names,
+            output_names=output_names,
+            dynamic_shapes=dynamic_shapes,
             verbose=False,
         )
     assert program is not None
@@ -105,19 +154,19 @@ def _graph(network: nn.Module, image_shape: tuple[int, ...], weights: Path) -> b
 
 
 def _refer_to_weights(model: Any, weights: Path) -> None:
-    """Replace initialisers that lie in the safetensors file by references to them, widened to float32 in the graph."""
+    """Replace initialisers that lie in the safetensors file by references to them, cast in the graph where needed."""
     from onnx import TensorProto, helper
 
     places = _tensor_places(weights)
     types = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "I64": TensorProto.INT64}
     casts = []
     for tensor in model.graph.initializer:
-        name = tensor.name.replace("network.", "encoder.", 1)
+        name = "encoder." + tensor.name.rpartition("network.")[2]
         if name not in places:
             continue
         dtype, offset, length = places[name]
-        if dtype == "F16":
-            casts.append(helper.make_node("Cast", [tensor.name + ".stored"], [tensor.name], to=TensorProto.FLOAT))
+        if types[dtype] != tensor.data_type:
+            casts.append(helper.make_node("Cast", [tensor.name + ".stored"], [tensor.name], to=tensor.data_type))
             tensor.name += ".stored"
         tensor.data_type = types[dtype]
         tensor.ClearField("raw_data")

@@ -113,7 +113,7 @@ class Bts(nn.Module):
         features = self.encoder(view.image * 0.5 + 0.5)
         return self.field(features, view.k_norm, view.camera_from_world)
 
-    def exportable(self) -> tuple[nn.Module, dict[str, Tensor]]:
+    def exportable(self) -> tuple[PreActivation, dict[str, Tensor]]:
         """The model in two exact pieces for robots: an image network, and the constants of what follows at a point.
 
         The network takes (1, H, W, 3) uint8 RGB to the (1, h, w, hidden) pre-activations of the point network's first
@@ -133,7 +133,8 @@ class Bts(nn.Module):
             "z_far": torch.tensor(config.z_far),
         }
         network = PreActivation(self.encoder, mlp.lin_in.weight[:, : config.d_out])
-        return network.eval(), {name: value.detach() for name, value in constants.items()}
+        network.eval()
+        return network, {name: value.detach() for name, value in constants.items()}
 
     def field(self, features: Tensor, k_norm: Tensor, camera_from_world: Tensor) -> BtsField:
         """The field of a feature map that is already there."""
