@@ -18,11 +18,13 @@ torch = pytest.importorskip("torch", reason="the reference is the torch runtime"
 from artifacts import TINY, seed_by_name, seeded_bts, write_seeded_artifact
 
 from kyn_models import runtimes
-from kyn_models.artifact import Artifact, default_artifact
+from kyn_models.artifact import KITTI360_CAMERA, Artifact, default_artifact
 from kyn_models.models.bts import Bts
 from kyn_models.networks.monodepth2 import make_encoder
 from kyn_models.runtimes import cuda_device, torch_decoder, torch_loops, torch_runtime
+from kyn_models.runtimes.constants import DecoderConstants
 from kyn_models.runtimes.queries import LoadOptions, NoDevice, PointQuery, Query, RayQuery
+from kyn_models.runtimes.torch_decoder import TorchDecoder
 from kyn_models.runtimes.torch_fused import FusedTorch, fold_batch_norm
 from kyn_models.runtimes.torch_runtime import PlainTorch
 
@@ -148,6 +150,37 @@ def test_many_points_are_decoded_in_bounded_memory_with_the_same_numbers(
         np.testing.assert_allclose(parts[name], whole[name], rtol=1e-5, atol=1e-6)
 
 
+def test_plain_sums_equal_the_compiled_decoder_for_sky_and_surface() -> None:
+    pytest.importorskip("numba", reason="the compiled decoder needs numba")
+    from kyn_models.runtimes.decoder import CompiledDecoder
+
+    rng, hidden, size = np.random.default_rng(3), 13, (12, 40)
+    w_code, bias, w_out, features = (
+        rng.standard_normal(shape, dtype=np.float32) for shape in ((hidden, 39), hidden, hidden, (*size, hidden))
+    )
+    freqs = (1.5 * 2.0 ** np.arange(6)).astype(np.float32)
+    constants = DecoderConstants(
+        0.3 * w_code, bias, 0.4 * w_out, -5.0, freqs, KITTI360_CAMERA.normalised(), z_near=3.0, z_far=80.0
+    )
+    x, y = np.meshgrid(np.linspace(-1.2, 1.2, 97), np.linspace(-0.3, 0.3, 31))
+    points = rng.uniform([-30, -2, 1], [30, 3, 90], (3000, 3)).astype(np.float32)
+    queries = {
+        "depth": RayQuery(np.stack([x, y, np.ones_like(x)], -1).astype(np.float32)),
+        "density": PointQuery(points),
+    }
+    compiled = CompiledDecoder(constants, size).prepare(queries)
+    decoder = TorchDecoder(constants, size, torch.device("cpu"))
+    with torch.inference_mode():
+        answers = {}
+        for name, query in queries.items():
+            places = decoder.place(query)
+            decoder.answer(query, places, torch.from_numpy(features).view(-1, hidden))
+            answers[name] = places.answer.view(places.shape).numpy()
+    expected = {name: compiled.decode(name, features) for name in queries}
+    assert 0.2 < np.isfinite(expected["depth"]).mean() < 0.8
+    assert_close(answers, expected)
+
+
 def test_another_thread_may_prepare_while_one_steps(tiny_artifact: Path) -> None:
     artifact = Artifact.load(tiny_artifact)
     image, queries = questions(artifact)
@@ -191,6 +224,8 @@ for hidden, rows, count in ((16, 7, 333), (13, 8, 32), (64, 1, 1)):
     )
     decoder = TorchDecoder(numbers, size, torch.device("cpu"))
     features = torch.from_numpy(draw(size[0] * size[1], hidden))
+    # Nobody may read beyond the last hidden unit.
+    decoder._w_out = torch.cat([decoder._w_out, torch.full((64,), float("nan"))])[:hidden]
     x, y = np.meshgrid(np.linspace(-1.2, 1.2, 37), np.linspace(-0.3, 0.3, rows))
     points = rng.uniform([-30, -2, 3], [30, 3, 78], (count, 3)).astype(np.float32)
     for query in (RayQuery(np.stack([x, y, np.ones_like(x)], -1).astype(np.float32)), PointQuery(points)):
