@@ -20,6 +20,7 @@ from torch import nn
 from kyn_models import __version__
 from kyn_models import config as configuration
 from kyn_models.artifact import ENCODER, WEIGHTS, Artifact, Licences, Manifest, TrainingCamera, write_artifact
+from kyn_models.cache import cache_folder
 from kyn_models.models.bts import Bts, BtsConfig
 from kyn_models.models.loading import weights_file
 
@@ -69,13 +70,6 @@ def write_seeded_artifact(path: Path, model: Bts, half: bool = True, width: int 
     return write_artifact(path, manifest, {WEIGHTS: weights_file(model, half)})
 
 
-def cache_folder() -> Path:
-    """Where models that were made here are kept: $KYN_CACHE_DIR, else below $XDG_CACHE_HOME, else ~/.cache."""
-    own = os.environ.get("KYN_CACHE_DIR")
-    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (Path(own) if own else Path(shared) / "kyn") / "models"
-
-
 def cached_artifact(
     config: BtsConfig, width: int = 640, height: int = 192, say: Callable[[str], None] = print
 ) -> Artifact:
@@ -87,7 +81,7 @@ def cached_artifact(
     from kyn_models.export import export
 
     key = zlib.crc32(repr((config, __version__)).encode())
-    folder = cache_folder() / f"seeded-{config.encoder}-{width}x{height}-{key:08x}"
+    folder = cache_folder("models") / f"seeded-{config.encoder}-{width}x{height}-{key:08x}"
     if folder.is_dir():
         try:
             artifact = Artifact.load(folder)
