@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from pathlib import Path
 
+from kyn_models.cli import interrupt
 from kyn_models.data.street_build import MOST_METRES, STYLES
 
 
@@ -79,17 +81,25 @@ def _write(args: argparse.Namespace) -> int:
             print(f"{drive}  frame {done} of {of}  about {left:.0f} s left", file=sys.stderr, flush=True)
 
     streets = (make_street(args.seed + k, options) for k in range(args.drives))
-    names = write_kitti360(
-        streets,
-        args.out,
-        args.frames,
-        cameras=cameras,
-        size=(args.width, args.height),
-        lidar=not args.no_lidar,
-        truth=not args.no_truth,
-        force=args.force,
-        progress=progress,
-    )
+    handler = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        names = write_kitti360(
+            streets,
+            args.out,
+            args.frames,
+            cameras=cameras,
+            size=(args.width, args.height),
+            lidar=not args.no_lidar,
+            truth=not args.no_truth,
+            force=args.force,
+            progress=progress,
+        )
+    except BaseException as error:
+        if seen or isinstance(error, KeyboardInterrupt):
+            print(f"\n{args.out}: not finished, what was written of it is removed", file=sys.stderr)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
     if sys.stderr.isatty():
         print(file=sys.stderr)
     print(f"{args.out}: {len(names)} drive(s) of {args.frames} frames in {time.perf_counter() - started:.1f} s")
