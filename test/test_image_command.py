@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from kyn_models import views
 from kyn_models.cli import main
 from kyn_models.cli.image import RESULTS
 from kyn_models.image_file import read_rgb
@@ -27,7 +28,17 @@ def test_a_photo_becomes_depth_map_view_and_mesh(photo, tiny_artifact, capsys):
     assert depth.shape == (192, 640) and depth.dtype == np.float32
     # A photo of 70 degrees is narrower than the training camera: what lies beside it is not invented.
     assert np.isnan(depth[:, 0]).all() and not np.isnan(depth[100, 320])
-    assert "assume a horizontal field of view of 70 degrees" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "assume a horizontal field of view of 70 degrees" in said and "grey is outside the photo" in said
+
+
+def test_the_overview_is_titled_with_the_photos_name(photo, tiny_artifact, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        views, "frame_picture", lambda prediction, title, seen: titles.append(title) or np.zeros((2, 2, 3), np.uint8)
+    )
+    assert main(["image", str(photo), "--fov", "70", "--model", str(tiny_artifact)]) == 0
+    assert titles == ["street.jpg"]
 
 
 @pytest.mark.parametrize("name", RESULTS)

@@ -45,9 +45,12 @@ def run(args: argparse.Namespace) -> int:
     )
     predictor = Predictor(artifact, args.runtime)
     prediction = predictor.predict(Observation((PosedFrame(image, intrinsics),), mount))
-    files = write_results(out, prediction, predictor)
+    seen = artifact.camera.seen(intrinsics)
+    files = write_results(out, prediction, predictor, args.photo.name, seen)
     if args.fov is None:
         print(f"no --fov given: distances assume a horizontal field of view of {fov:g} degrees")
+    if not seen.all():
+        print(f"grey is outside the photo: the photo shows {seen.mean():.0%} of what the model looks at")
     print(f"{artifact.name} on {predictor.runtime_name}, wrote to {out}:")
     for name, text in files.items():
         print(f"  {name:16s} {text}")
@@ -80,14 +83,19 @@ def mount_of(height_m: float, pitch_deg: float) -> Float64Array:
     return forward_mount(height_m, pitch_deg)
 
 
-def write_results(out: Path, prediction: Prediction, predictor: Predictor) -> dict[str, str]:
-    """Write all files into ``out`` and return their names with a word about each."""
+def write_results(
+    out: Path, prediction: Prediction, predictor: Predictor, title: str, seen: np.ndarray
+) -> dict[str, str]:
+    """Write all files into ``out`` and return their names with a word about each.
+
+    title: of the overview. seen: (height, width) bool, what of the model's image the photo shows.
+    """
     assert prediction.depth_m is not None and prediction.volume is not None
     out.mkdir(parents=True, exist_ok=True)
     pictures = {
         "depth.png": views.depth_picture(prediction),
-        "birds_eye.png": views.birds_eye_picture(prediction),
-        "overview.png": views.frame_picture(prediction, out.name),
+        "birds_eye.png": views.birds_eye_picture(prediction, seen=seen),
+        "overview.png": views.frame_picture(prediction, title, seen),
     }
     for name, picture in pictures.items():
         cv2.imwrite(str(out / name), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
