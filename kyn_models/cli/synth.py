@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from kyn_models.cli import interrupt
@@ -67,19 +68,8 @@ def _write(args: argparse.Namespace) -> int:
         raise ValueError(f"--frames: got {args.frames}, expected at most {int(MOST_METRES / step[1]) - 1} per drive")
     check_folder(Path(args.out), args.force)
     options = StreetOptions(drive_m=drive_m, step_m=step, style=args.style, threads=args.threads)
-    started, total = time.perf_counter(), args.frames * args.drives
-    seen = 0
-
-    def progress(drive: str, done: int, of: int) -> None:
-        nonlocal seen
-        seen += 1
-        spent = time.perf_counter() - started
-        left = spent / seen * (total - seen)
-        if sys.stderr.isatty():
-            print(f"\r{drive}  frame {done} of {of}  about {left:.0f} s left   ", end="", file=sys.stderr, flush=True)
-        elif done == of or done == 1 or done % 10 == 0:
-            print(f"{drive}  frame {done} of {of}  about {left:.0f} s left", file=sys.stderr, flush=True)
-
+    started = time.perf_counter()
+    written: list[str] = []
     streets = (make_street(args.seed + k, options) for k in range(args.drives))
     handler = signal.signal(signal.SIGTERM, interrupt)
     try:
@@ -92,10 +82,10 @@ def _write(args: argparse.Namespace) -> int:
             lidar=not args.no_lidar,
             truth=not args.no_truth,
             force=args.force,
-            progress=progress,
+            progress=_progress(args.frames * args.drives, written),
         )
     except BaseException as error:
-        if seen or isinstance(error, KeyboardInterrupt):
+        if written or isinstance(error, KeyboardInterrupt):
             print(f"\n{args.out}: not finished, what was written of it is removed", file=sys.stderr)
         raise
     finally:
@@ -104,6 +94,21 @@ def _write(args: argparse.Namespace) -> int:
         print(file=sys.stderr)
     print(f"{args.out}: {len(names)} drive(s) of {args.frames} frames in {time.perf_counter() - started:.1f} s")
     return 0
+
+
+def _progress(total: int, written: list[str]) -> Callable[[str, int, int], None]:
+    """Shows how far it is; written: gets the drive's name for every frame of the ``total``."""
+    started = time.perf_counter()
+
+    def show(drive: str, done: int, of: int) -> None:
+        written.append(drive)
+        left = (time.perf_counter() - started) / len(written) * (total - len(written))
+        if sys.stderr.isatty():
+            print(f"\r{drive}  frame {done} of {of}  about {left:.0f} s left   ", end="", file=sys.stderr, flush=True)
+        elif done == of or done == 1 or done % 10 == 0:
+            print(f"{drive}  frame {done} of {of}  about {left:.0f} s left", file=sys.stderr, flush=True)
+
+    return show
 
 
 def _contact_sheet(args: argparse.Namespace) -> int:
