@@ -17,6 +17,8 @@ UNKNOWN_COLOUR = (62, 66, 74)
 FREE_COLOUR = (214, 222, 226)
 OCCUPIED_COLOUR = (214, 62, 52)
 FRUSTUM_COLOUR = (64, 150, 255)
+SKY_COLOUR = (20, 32, 66)
+NOT_SEEN = "outside the image"
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -29,7 +31,7 @@ def colourise_depth(depth_m: np.ndarray, near_m: float = 3.0, far_m: float = 80.
         nearness = np.log(far_m / np.maximum(depth_m, 1e-3)) / np.log(far_m / near_m)
     level = np.rint(255 * np.clip(np.nan_to_num(nearness, nan=0.0, neginf=0.0), 0, 1)).astype(np.uint8)
     colours = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    colours[np.isposinf(depth_m)] = (20, 32, 66)
+    colours[np.isposinf(depth_m)] = SKY_COLOUR
     colours[np.isnan(depth_m)] = UNKNOWN_COLOUR
     return colours
 
@@ -47,23 +49,49 @@ def titled(image: UInt8Array, title: str) -> UInt8Array:
 
 
 def depth_picture(prediction: Prediction) -> UInt8Array:
-    """The depth image in colour, with a scale from 3 to 80 m."""
+    """The depth image in colour, with a scale from 3 to 80 m, and what grey means where there is any."""
     assert prediction.depth_m is not None
     colours = colourise_depth(prediction.depth_m)
     height, width = colours.shape[:2]
     bar = np.full((34, width, 3), BACKGROUND, dtype=np.uint8)
-    metres = np.geomspace(3.0, 80.0, width - 140)
-    bar[6:16, 10 : width - 130] = colourise_depth(np.broadcast_to(metres[None], (10, metres.size)))
+    legend = [("sky or beyond", SKY_COLOUR)]
+    if width >= 400 and np.isnan(prediction.depth_m).any():  # else there is no room for it
+        legend.append((NOT_SEEN, UNKNOWN_COLOUR))
+    end = width - 130 * len(legend)
+    metres = np.geomspace(3.0, 80.0, end - 10)
+    bar[6:16, 10:end] = colourise_depth(np.broadcast_to(metres[None], (10, metres.size)))
     for mark in (3, 5, 10, 20, 40, 80):
         column = 10 + int(np.argmin(np.abs(metres - mark)))
-        _label(bar, f"{mark} m", (min(column, width - 165), 30), 0.36)
-    cv2.rectangle(bar, (width - 118, 6), (width - 104, 16), (20, 32, 66), -1)
-    _label(bar, "sky or beyond", (width - 100, 15), 0.34)
+        _label(bar, f"{mark} m", (min(column, end - 35), 30), 0.36)
+    for number, (text, colour) in enumerate(legend):
+        left = end + 12 + 130 * number
+        cv2.rectangle(bar, (left, 6), (left + 14, 16), colour, -1)
+        _label(bar, text, (left + 18, 15), 0.34)
     return np.vstack([colours, bar])
 
 
-def birds_eye_picture(prediction: Prediction, height: int = 420) -> UInt8Array:
-    """The 2-D grid from above, forward up: occupied, free, unknown, the camera's frustum, the ego position, a scale."""
+def input_picture(prediction: Prediction, seen: np.ndarray | None = None) -> UInt8Array:
+    """The image as the model sees it; grey where the camera saw nothing and the model is given repeated borders.
+
+    seen: (height, width) bool, None for an image that the camera saw whole.
+    """
+    if seen is None or seen.all():
+        return prediction.image
+    picture = np.where(seen[..., None], prediction.image, np.array(UNKNOWN_COLOUR, dtype=np.uint8))
+    # In the widest grey strip: a photo ends at the sides or above and below.
+    columns, rows = np.flatnonzero(seen.any(axis=0)), np.flatnonzero(seen.any(axis=1))
+    if len(columns) and columns[0] >= 100:
+        _label(picture, NOT_SEEN, (6, 16), 0.38)
+    elif len(rows) and rows[0] >= 20:
+        _label(picture, NOT_SEEN, (6, 15), 0.38)
+    return picture
+
+
+def birds_eye_picture(prediction: Prediction, height: int = 420, seen: np.ndarray | None = None) -> UInt8Array:
+    """The 2-D grid from above, forward up: occupied, free, unknown, the camera's frustum, the ego position, a scale.
+
+    seen: (image height, image width) bool, what of the model's image the camera saw; None for all of it.
+    """
     assert prediction.grid is not None
     spec = prediction.spec
     colours = np.full((*prediction.grid.shape, 3), UNKNOWN_COLOUR, dtype=np.uint8)
@@ -83,16 +111,20 @@ def birds_eye_picture(prediction: Prediction, height: int = 420) -> UInt8Array:
         row = (spec.x_m[1] - x) / spec.resolution_m * scale
         return round(column), round(row)
 
-    _draw_frustum(picture, prediction, pixel)
+    _draw_frustum(picture, prediction, seen, pixel)
     ego = pixel(max(spec.x_m[0], 0.0), 0.0)
     cv2.drawMarker(picture, (ego[0], min(ego[1], height - 8)), FRUSTUM_COLOUR, cv2.MARKER_TRIANGLE_UP, 14, 2)
     _scale_bar(picture, 10.0 / spec.resolution_m * scale_x)
     return np.hstack([picture, _grid_legend(height)])
 
 
-def _draw_frustum(picture: UInt8Array, prediction: Prediction, pixel) -> None:  # type: ignore[no-untyped-def]
+def _draw_frustum(  # type: ignore[no-untyped-def]
+    picture: UInt8Array, prediction: Prediction, seen: np.ndarray | None, pixel
+) -> None:
+    """The outermost columns of the model's image that the camera saw, as rays."""
     k, pose = prediction.intrinsics, prediction.base_from_camera
-    for column in (-0.5, k.width - 0.5):
+    columns = np.arange(k.width) if seen is None else np.flatnonzero(seen.any(axis=0))
+    for column in (columns[0] - 0.5, columns[-1] + 0.5) if len(columns) else ():
         ray = pose[:3, :3] @ np.array([(column - k.cx) / k.fx, 0.0, 1.0])
         ends = [pose[:2, 3] + ray[:2] * length for length in (0.0, 2 * prediction.spec.x_m[1])]
         cv2.line(picture, pixel(*ends[0]), pixel(*ends[1]), FRUSTUM_COLOUR, 1, cv2.LINE_AA)
@@ -221,13 +253,15 @@ def exposed(solid: np.ndarray) -> np.ndarray:
     return solid & ~buried
 
 
-def frame_picture(prediction: Prediction, title: str) -> UInt8Array:
-    """Input, depth, bird's-eye view and voxels of one frame in one picture; even width and height, as video needs."""
-    left = np.vstack(
-        [titled(prediction.image, f"input  {title}"), titled(depth_picture(prediction), "depth along the optical axis")]
-    )
+def frame_picture(prediction: Prediction, title: str, seen: np.ndarray | None = None) -> UInt8Array:
+    """Input, depth, bird's-eye view and voxels of one frame in one picture; even width and height, as video needs.
+
+    seen: (height, width) bool, what of the model's image the camera saw; None for all of it.
+    """
+    image, depth = input_picture(prediction, seen), depth_picture(prediction)
+    left = np.vstack([titled(image, f"input  {title}"), titled(depth, "depth along the optical axis")])
     body = left.shape[0] - 24
-    birds_eye = titled(birds_eye_picture(prediction, body), "occupancy from above")
+    birds_eye = titled(birds_eye_picture(prediction, body, seen), "occupancy from above")
     voxels = titled(voxel_picture(prediction, height=body), "occupied voxels")
     picture = np.hstack([left, birds_eye, voxels])
     return np.ascontiguousarray(picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2])

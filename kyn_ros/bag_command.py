@@ -15,7 +15,7 @@ from kyn_ros.kitti360_bag import BagOptions, BagSummary, Progress, write_bag
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, metavar="KITTI360_DIR", help="KITTI-360 folder in the official layout")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the new bag; must not exist")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the bag; must be new")
     parser.add_argument("--drive", help="drive of the folder (else its only one)")
     parser.add_argument(
         "--camera", choices=("00", "01", "both"), default="00", help="left, right, or both below /left and /right"

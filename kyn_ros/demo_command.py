@@ -29,7 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, default=24, help="how many frames (else 24)")
     parser.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
     parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
-    parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for the results (else demo_out)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("demo_out"),
+        help="folder for the results, new, empty, or of an earlier demo, whose results are replaced (else demo_out)",
+    )
     parser.add_argument("--view", action="store_true", help="show it in a Rerun viewer in the browser")
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from kyn_models.cli import ROS_FROM_PIP
+from kyn_models.cli import ROS_FROM_PIP, extra
 from kyn_models.cli import doctor as models_doctor
 from kyn_models.cli.doctor import Check, library, report
 from kyn_ros.environment import PROFILE_VARIABLES, check_environment, profile_variables, shared_file
@@ -42,7 +42,7 @@ def checks() -> Iterator[Check]:
     yield _own_messages()
     yield library("tf2_ros", "give the mount as camera_pose; TF comes only with a ROS 2 installation")
     yield library("rosbags", "pip install rosbags")
-    yield library("av", "pip install 'kyn[viz]', for the demo's video")
+    yield library("av", f"{extra('video')}, for the demo's video")
     yield _profile()
 
 

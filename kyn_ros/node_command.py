@@ -28,7 +28,8 @@ def run(args: argparse.Namespace) -> int:
     words = ["--ros-args"]
     if args.params_file is not None:
         if not args.params_file.is_file():
-            raise FileNotFoundError(f"{args.params_file}: there is no such file, expected parameters in YAML")
+            kind = "is a folder" if args.params_file.is_dir() else "there is no such file"
+            raise FileNotFoundError(f"{args.params_file}: {kind}, expected parameters in YAML")
         words += ["--params-file", str(args.params_file)]
     for option, given in (("-p", args.param), ("-r", args.remap)):
         for word in given:
@@ -36,9 +37,7 @@ def run(args: argparse.Namespace) -> int:
                 raise ValueError(f"{option}: got {word!r}, expected two sides with := between them")
             words += [option, word]
     if args.model is not None:
-        Artifact.load(
-            args.model
-        )  # said here, in a sentence and an exit code; the node itself would wait for a better one
+        Artifact.load(args.model)  # said here, in a sentence, before ROS starts
         words += ["-p", f"model:={args.model.resolve()}"]
     if args.runtime is not None:
         words += ["-p", f"runtime:={args.runtime}"]
@@ -49,4 +48,5 @@ def run(args: argparse.Namespace) -> int:
     prepare_environment()
     from kyn_ros import perception_node
 
-    return perception_node.main(words)
+    # Nobody on a command line would configure it again.
+    return perception_node.main(words, must_start=True)

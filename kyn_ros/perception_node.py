@@ -288,8 +288,11 @@ class PerceptionNode(LifecycleNode):
         self._diagnostics.publish(diagnostics.array_message(self.get_clock().now().to_msg(), statuses))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM. ``argv`` without the program's name (default: the process's)."""
+def main(argv: Sequence[str] | None = None, must_start: bool = False) -> int:
+    """Run the node until SIGINT or SIGTERM. ``argv`` without the program's name (default: the process's).
+
+    must_start: exit code 2 where autostart is refused; else the node stays, to be configured again once it is mended.
+    """
     try:
         stop = lifecycle.start_ros(argv)
     except ValueError as error:
@@ -298,15 +301,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     node = PerceptionNode(stop)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    code = 0
     try:
-        if node.get_parameter("autostart").value:
-            lifecycle.autostart(node)
-        while not stop.is_set():
+        if node.get_parameter("autostart").value and not lifecycle.autostart(node) and must_start and not stop.is_set():
+            code = 2
+        while not stop.is_set() and not code:
             executor.spin_once(timeout_sec=0.1)
     except ExternalShutdownException:
         pass
     lifecycle.end_ros(node, executor, ended=node.finish())
-    return 0
+    return code
 
 
 if __name__ == "__main__":

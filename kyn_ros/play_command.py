@@ -9,15 +9,20 @@ from kyn_ros.environment import prepare_environment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "A bag is played on its own topic names, a KITTI-360 folder on image, camera_info, odom and lidar/points, both "
+        "with /clock. The perception node runs beside it, in another terminal: kyn node -p use_sim_time:=true "
+        "--camera-pose X Y Z ROLL PITCH YAW (playing a folder prints its pose)."
+    )
     parser.add_argument("path", type=Path, metavar="BAG_OR_DIR", help="rosbag2 folder or file, or a KITTI-360 folder")
-    parser.add_argument("--rate", type=float, default=1.0, help="times real time (else 1)")
-    parser.add_argument("--loop", action="store_true", help="start again at the end")
+    parser.add_argument("--rate", type=float, default=1.0, help="speed: times real time (else 1)")
+    parser.add_argument("--loop", action="store_true", help="start again at the end, until Ctrl-C")
     folder = parser.add_argument_group("KITTI-360 folders only")
-    folder.add_argument("--drive", help="drive of the folder (else its only one)")
+    folder.add_argument("--drive", help="drive of the folder, where it holds several")
     folder.add_argument("--start", type=int, help="first frame number")
     folder.add_argument("--stop", type=int, help="last frame number")
     folder.add_argument(
-        "--lockstep", action="store_true", help="next image once the grid of the last one has arrived; no frame is lost"
+        "--lockstep", action="store_true", help="next image once the node has answered the last one: no frame is lost"
     )
 
 

@@ -206,7 +206,7 @@ class TestWhatACommandRaises:
 
     def test_missing_library_says_how_to_get_it(self, raising):
         code, text = raising("library")
-        assert code == 2 and "pip install 'kyn[openvino]'" in text
+        assert code == 2 and "pip install '.[openvino]' in kyn's source folder" in text
 
     def test_interrupt_and_broken_pipe(self, raising):
         assert raising("interrupt") == (130, "")

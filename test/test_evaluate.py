@@ -241,19 +241,36 @@ def test_command_prints_a_table_and_writes_csv(
     assert cli.main(["eval", "occupancy", "--scans", "3", *common]) == 0
     out = capsys.readouterr().out
     assert "5 frames" in out and "prior of 1 frames" in out and "all occupied" in out
+    lack = "3 frames that have no scan or are not followed by 3 posed frames with scans"
+    assert f"left out of {tiny.DRIVE}: {lack}\n" in out
     with scores.open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 15 and rows[0]["o_acc"] == rows[1]["o_acc"] != rows[2]["o_acc"]
     assert cli.main(["eval", "depth", "--stop", "7", *common]) == 0
     out = capsys.readouterr().out
-    assert "depth, 3 frames" in out and "box street in hindsight" in out
+    assert "depth, 3 frames" in out and "box street in hindsight" in out and "left out of 2000" not in out
     with scores.open() as file:
         assert [row["frame"][-1] for row in csv.DictReader(file)] == ["5", "6", "7"]
+
+
+def test_left_out_frames_are_counted_by_reason(drive: Kitti360, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    prior = tmp_path / "prior.npz"
+    Prior(np.ones((2, 2), np.float32), np.zeros(grid_shape(), np.float32), Intrinsics(1, 1, 0, 0, 2, 2), 1).save(prior)
+    poses = drive.root / "data_poses" / drive.drive / "poses.txt"
+    poses.write_text("".join(poses.read_text().splitlines(keepends=True)[:-2]))  # frames 11 and 12
+    for frame in (6, 7, 9):
+        drive.scan_path(frame).unlink()
+    assert cli.main(["eval", "depth", "--data", str(drive.root), "--model", str(prior), "--start", "7"]) == 0
+    out = capsys.readouterr().out
+    assert f"left out of {tiny.DRIVE}: 2 images without a pose, 2 frames that have no scan\n" in out
+    assert "depth, 2 frames" in out
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["depth", "--csv", "/nowhere/scores.csv"], "/nowhere/scores.csv: no such file or directory"),
+        (["depth", "--csv", "/"], "/: is a directory"),
         (["occupancy"], "12 posed frames"),
         (["occupancy", "--layout", "kitti_raw"], "expected kitti360"),
         (["depth", "--start", "99"], "no frame with image"),
@@ -267,6 +284,6 @@ def test_command_says_what_is_wrong_in_one_line(
     prior = tmp_path / "prior.npz"
     Prior(np.ones((2, 2), np.float32), np.zeros(grid_shape(), np.float32), Intrinsics(1, 1, 0, 0, 2, 2), 1).save(prior)
     assert cli.main(["eval", *arguments, "--data", str(drive.root), "--model", str(prior)]) == 2
-    error = capsys.readouterr().err
-    assert sentence in error and error.count("\n") == 1
+    said = capsys.readouterr()
+    assert sentence in said.err and said.err.count("\n") == 1 and "3 to 80 m" not in said.out
     assert cli.main(["eval", "depth", "--data", str(drive.root), "--model", str(tmp_path / "none")]) == 2

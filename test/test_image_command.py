@@ -6,8 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
+from kyn_models import views
 from kyn_models.cli import main
 from kyn_models.cli.image import RESULTS
+from kyn_models.image_file import read_rgb
 
 
 @pytest.fixture
@@ -26,7 +28,17 @@ def test_a_photo_becomes_depth_map_view_and_mesh(photo, tiny_artifact, capsys):
     assert depth.shape == (192, 640) and depth.dtype == np.float32
     # A photo of 70 degrees is narrower than the training camera: what lies beside it is not invented.
     assert np.isnan(depth[:, 0]).all() and not np.isnan(depth[100, 320])
-    assert "assume a horizontal field of view of 70 degrees" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "assume a horizontal field of view of 70 degrees" in said and "grey is outside the photo" in said
+
+
+def test_the_overview_is_titled_with_the_photos_name(photo, tiny_artifact, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        views, "frame_picture", lambda prediction, title, seen: titles.append(title) or np.zeros((2, 2, 3), np.uint8)
+    )
+    assert main(["image", str(photo), "--fov", "70", "--model", str(tiny_artifact)]) == 0
+    assert titles == ["street.jpg"]
 
 
 @pytest.mark.parametrize("name", RESULTS)
@@ -43,7 +55,14 @@ def test_the_photo_itself_is_never_written_over(photo, tiny_artifact, tmp_path, 
     "change, words",
     [
         (lambda p: ["none.jpg"], "no such file"),
+        (lambda p: [str(p.parent)], "is a folder, expected a photo"),
         (lambda p: [str(p), "--fov", "0"], "expected 5 to 150"),
+        (lambda p: [str(p), "--fov", "nan"], "--fov: got nan"),
+        (lambda p: [str(p), "--height", "0"], "--height: got 0.0, expected 0.1 to 50"),
+        (lambda p: [str(p), "--height", "-1"], "--height: got -1.0"),
+        (lambda p: [str(p), "--height", "nan"], "--height: got nan"),
+        (lambda p: [str(p), "--pitch", "95"], "--pitch: got 95.0, expected -80"),
+        (lambda p: [str(p), "--pitch", "nan"], "--pitch: got nan"),
         (lambda p: [str(p), "--model", "nowhere"], "nowhere"),
     ],
 )
@@ -61,4 +80,34 @@ def test_a_file_that_is_no_image(tmp_path, tiny_artifact, capsys):
         file = tmp_path / "x.png"
         file.write_bytes(content)
         assert main(["image", str(file), "--model", str(tiny_artifact)]) == 2
-        assert "not an image" in capsys.readouterr().err
+        assert ("is not a readable image" if content else "is empty") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "extension, change, words",
+    [
+        (".png", lambda whole: whole[:20], "is truncated"),
+        (".png", lambda whole: whole[: len(whole) // 2], "is truncated"),
+        (".jpg", lambda whole: whole[: len(whole) // 2], "is truncated"),
+        (".png", lambda whole: whole[:5000] + bytes(10) + whole[5010:], "is damaged"),
+    ],
+)
+def test_a_damaged_photo_is_one_sentence_and_no_words_of_the_decoder(tmp_path, photo, capfd, extension, change, words):
+    file = tmp_path / f"x{extension}"
+    file.write_bytes(change(cv2.imencode(extension, cv2.imread(str(photo)))[1].tobytes()))
+    assert main(["image", str(file), "--model", "nowhere"]) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1 and words in error
+
+
+def test_a_photo_with_a_thumbnail_and_a_tail_is_whole(tmp_path, photo):
+    """Cameras put a small JPEG before the image and more after it."""
+    whole = photo.read_bytes()
+    small = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    segment = b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small
+    file = tmp_path / "x.jpg"
+    file.write_bytes(whole[:2] + segment + whole[2:] + b"tail")
+    np.testing.assert_array_equal(read_rgb(file, "a photo"), read_rgb(photo, "a photo"))
+    file.write_bytes((whole[:2] + segment + whole[2:])[:-500])
+    with pytest.raises(ValueError, match="is truncated"):
+        read_rgb(file, "a photo")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from kyn_models.cli import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 NUMPY_ONLY = [
     f"kyn_models.{name}"
@@ -19,6 +21,7 @@ NUMPY_ONLY = [
         "occupancy",
         "config",
         "canonical",
+        "image_file",
         "artifact",
         "predictor",
         "views",
@@ -66,6 +69,11 @@ def test_no_module_of_the_nodes_loads_torch_or_a_runtime():
 def test_the_command_line_loads_nothing_heavy_before_a_command_is_chosen():
     loaded = set(loaded_by("kyn_ros.cli"))
     assert not loaded & {*HEAVY, "rclpy", "cv2", "numpy", "yaml"}
+
+
+def test_the_help_of_every_command_of_the_models_needs_no_library_of_training_or_of_a_runtime():
+    loaded = set(loaded_by(*(module for module, _ in COMMANDS.values())))
+    assert loaded & {*HEAVY, "tqdm"} <= {"numba", "scipy"}
 
 
 def test_the_check_itself_can_fail():

@@ -19,6 +19,8 @@ RUN = {
     "make test": "this is it",
     "kyn image street.jpg --fov 70": "test/test_image_command.py",
     "kyn bag /data/KITTI-360 drive_0000 --drive 2013_05_28_drive_0000_sync": "test/ros/test_kitti360_bag.py",
+    "kyn node --camera-pose 1.575 -0.004 1.58 -1.6726 0.0019 -1.533 -p use_sim_time:=true": "test/ros/test_play.py",
+    "kyn play drive_0000 --loop": "test/ros/test_play.py",
     "colcon build --packages-select kyn && source install/setup.bash": "test/test_build_colcon.py",
 }
 """Command to the test that runs it (with other paths)."""
@@ -28,6 +30,7 @@ NOT_RUN = {
     "rosdep install --from-paths src --ignore-src -y": "needs a ROS 2 installation",
     "pip install openvino numba rosbags": "needs a ROS 2 installation; the same libraries are installed by make setup",
     "ros2 launch": "needs a ROS 2 installation; arguments are checked here, launch files in test_launch_files.py",
+    "pip install '.[train]'": "make test installs the same extra",
     "kyn train": "takes an hour; the loop is tested in test/test_train.py, options are checked here",
 }
 """Beginning of a command to the reason why no test runs it."""

@@ -47,6 +47,36 @@ def test_birds_eye_view_has_forward_up_and_left_left(prediction):
     assert unknown[:, -4].mean() > 0.8 and unknown[:, width // 2].mean() < 0.1
 
 
+def test_what_the_camera_did_not_see_is_grey_and_outside_the_frustum(prediction):
+    seen = np.zeros((192, 640), bool)
+    seen[:, 200:440] = True
+    picture = views.input_picture(prediction, seen)
+    assert (picture[100, 199] == views.UNKNOWN_COLOUR).all() and (picture[100, 200] == 90).all()
+    assert (picture[:24, :200] != views.UNKNOWN_COLOUR).any(), "what grey means is written nowhere"
+    assert views.input_picture(prediction) is prediction.image
+
+    def drawn(seen):
+        """Columns of the frustum's lines, far from the vehicle."""
+        width = views.birds_eye_picture(prediction, height=300).shape[1] - 92
+        row = views.birds_eye_picture(prediction, height=300, seen=seen)[150:160, :width].astype(int)
+        return np.nonzero((np.abs(row - views.FRUSTUM_COLOUR).sum(-1) < 60).any(0))[0]
+
+    narrow, wide = drawn(seen), drawn(None)
+    assert len(narrow) and (not len(wide) or np.ptp(narrow) < np.ptp(wide))
+    k = prediction.intrinsics
+    half_width_m = 10 * (k.width / 2 - 200) / k.fx  # 10 m ahead
+    scale = (views.birds_eye_picture(prediction, height=300).shape[1] - 92) / 12
+    assert abs(np.ptp(narrow) / 2 - half_width_m * scale) < 0.15 * half_width_m * scale
+
+
+def test_the_depth_picture_says_what_grey_is_where_there_is_any(prediction):
+    def swatches(depth):
+        bar = views.depth_picture(Prediction(**{**vars(prediction), "depth_m": depth}))[192:]
+        return (bar == views.UNKNOWN_COLOUR).all(-1).sum()
+
+    assert swatches(prediction.depth_m) > 100 and swatches(np.nan_to_num(prediction.depth_m, nan=5.0)) == 0
+
+
 def test_voxels_are_seen_where_they_are(prediction):
     picture = views.voxel_picture(prediction)
     empty = views.voxel_picture(

@@ -33,21 +33,27 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Name to module and one line of help, in the order of ``kyn --help``."""
 
-ROS_FROM_PIP = "pip install 'kyn[ros]', or source the setup file of your ROS 2 installation"
+
+def extra(name: str) -> str:
+    """How to get the optional libraries of one group: kyn is installed from its source folder."""
+    return f"pip install '.[{name}]' in kyn's source folder"
+
+
+ROS_FROM_PIP = f"{extra('ros')}, or source the setup file of your ROS 2 installation"
 REMEDIES = {
-    "openvino": "pip install 'kyn[openvino]'",
-    "onnxruntime": "pip install 'kyn[onnxruntime]'",
-    "numba": "pip install 'kyn[openvino]'",
-    "torch": "pip install 'kyn[train]'",
-    "safetensors": "pip install 'kyn[train]'",
-    "onnx": "pip install 'kyn[train]'",
-    "onnxscript": "pip install 'kyn[train]'",
-    "tensorboard": "pip install 'kyn[train]'",
-    "tqdm": "pip install 'kyn[train]'",
-    "matplotlib": "pip install 'kyn[plot]'",
-    "av": "pip install 'kyn[viz]'",
-    "rerun": "pip install 'kyn[viz]'",
-    "rosbags": "pip install 'kyn[ros]' (or rosbags alone, inside a ROS 2 installation)",
+    "openvino": extra("openvino"),
+    "onnxruntime": extra("onnxruntime"),
+    "numba": extra("openvino"),
+    "torch": extra("train"),
+    "safetensors": extra("train"),
+    "onnx": extra("train"),
+    "onnxscript": extra("train"),
+    "tensorboard": extra("train"),
+    "tqdm": extra("train"),
+    "matplotlib": extra("plot"),
+    "av": extra("viz"),
+    "rerun": extra("viz"),
+    "rosbags": "pip install rosbags",
     "kyn": "its messages were not built: build with colcon, or `make setup`, where the interface generators are",
     "rclpy": ROS_FROM_PIP,
     "nav_msgs": ROS_FROM_PIP,

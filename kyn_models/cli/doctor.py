@@ -18,6 +18,7 @@ from typing import Any
 
 from kyn_models import runtimes
 from kyn_models.artifact import Artifact, default_artifact
+from kyn_models.cli import extra
 
 PYTHONS = ((3, 10), (3, 12))
 MARKS = {"ok": "ok", "gap": "GAP", "optional": "-"}
@@ -76,7 +77,7 @@ def checks(model: Path) -> Iterator[Check]:
         yield Check("model", "ok", f"{artifact.name}, every file has its hash, weights: {_weights_licence(artifact)}")
     except (OSError, ValueError) as error:
         yield Check("model", "gap", str(error), "" if "artifact" in str(error) else "see `kyn import --help`")
-    yield library("numba", "pip install 'kyn[openvino]'")
+    yield library("numba", extra("openvino"))
     for name, (_, install) in runtimes.RUNTIMES.items():
         yield _runtime(name, install, artifact)
     yield from (library(name, "") for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name))
@@ -128,4 +129,4 @@ def _automatic(artifact: Artifact | None) -> Check:
     try:
         return Check("runtime", "ok", f"auto takes {runtimes.choose('auto', artifact, warn=lambda _: None).name}")
     except runtimes.RuntimeFailed as error:
-        return Check("runtime", "gap", first_line(error), "pip install 'kyn[openvino]'")
+        return Check("runtime", "gap", first_line(error), extra("openvino"))

@@ -69,12 +69,22 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--every, --scans: got {args.every} and {args.scans}, expected both at least 1")
     if args.layout != "kitti360" and (args.what == "occupancy" or args.split):
         raise ValueError(f"--layout: got {args.layout}, expected kitti360 for occupancy and for split files")
+    if args.csv:
+        check_writable(args.csv)
     model, name = load_model(args.model, args.runtime, args.precision)
     if args.what == "occupancy":
         _occupancy(args, model, name)
     else:
         _depth(args, model, name)
     return 0
+
+
+def check_writable(path: Path) -> None:
+    """Raise ``OSError`` if no file can be written at ``path``: found out before the hours of an evaluation."""
+    new = not path.exists()
+    path.open("a").close()
+    if new:
+        path.unlink()
 
 
 def load_model(path: Path, runtime: str, precision: Precision = "auto") -> tuple[Model, str]:
@@ -89,7 +99,8 @@ def load_model(path: Path, runtime: str, precision: Precision = "auto") -> tuple
 
 
 def _occupancy(args: argparse.Namespace, model: Model, name: str) -> None:
-    drives = _drives(args, lambda drive: evaluate.frames_for_occupancy(drive, args.scans))
+    lack = f"that have no scan or are not followed by {args.scans} posed frames with scans"
+    drives = _drives(args, lambda drive: evaluate.frames_for_occupancy(drive, args.scans), lack)
     frames = sum(len(numbers) for _, numbers in drives)
     if not frames:
         raise ValueError(
@@ -162,25 +173,37 @@ def _depth_frames(args: argparse.Namespace) -> Frames:
         return KittiRaw(args.data, args.drive)
     if args.layout == "kitti_odometry":
         return KittiOdometry(args.data, args.drive)
-    drives = _drives(args, lambda drive: tuple(frame for frame in drive.frames if drive.has_scan(frame)))
+    drives = _drives(
+        args, lambda drive: tuple(frame for frame in drive.frames if drive.has_scan(frame)), "that have no scan"
+    )
     frames = _Kitti360Depth(drives)
     if not len(frames):
         raise ValueError(f"{args.data}: got no frame with image, pose and scan in the chosen range, expected one")
     return frames
 
 
-def _drives(args: argparse.Namespace, suitable: Callable[[Kitti360], tuple[int, ...]]) -> Drives:
-    """Readers and chosen frames: all lines of a split, else those of one drive that are suitable."""
-    if args.split:
-        chosen = [(drive, drive.frames) for drive in open_split(args.data, args.split)]
-    else:
-        drive = Kitti360(args.data, args.drive, args.camera)
-        chosen = [(drive, suitable(drive))]
+def _drives(args: argparse.Namespace, suitable: Callable[[Kitti360], tuple[int, ...]], lack: str) -> Drives:
+    """Readers and chosen frames: all lines of a split, else those of one drive that are suitable.
+
+    lack: what the others are, for the line that says how many are left out.
+    """
     first = -1 if args.start is None else args.start
     last = float("inf") if args.stop is None else args.stop
-    return [
-        (drive, tuple(frame for frame in frames if first <= frame <= last)[:: args.every]) for drive, frames in chosen
-    ]
+
+    def within(frames: Iterable[int]) -> tuple[int, ...]:
+        return tuple(frame for frame in frames if first <= frame <= last)
+
+    if args.split:
+        chosen = [(drive, within(drive.frames)) for drive in open_split(args.data, args.split)]
+    else:
+        drive = Kitti360(args.data, args.drive, args.camera)
+        chosen = [(drive, within(suitable(drive)))]
+        left = len(within(drive.frames)) - len(chosen[0][1])
+        counts = ((len(within(drive.frames_without_pose)), "images without a pose"), (left, f"frames {lack}"))
+        said = [f"{count} {text}" for count, text in counts if count]
+        if said:
+            print(f"left out of {drive.drive}: {', '.join(said)}")
+    return [(drive, frames[:: args.every]) for drive, frames in chosen]
 
 
 def progress(done: int, total: int, frame: str) -> None:

@@ -11,10 +11,11 @@ import numpy as np
 
 from kyn_models import views
 from kyn_models.artifact import Artifact, default_artifact, forward_mount
+from kyn_models.image_file import read_rgb
 from kyn_models.ply import write_voxel_mesh
 from kyn_models.predictor import Predictor
 from kyn_models.runtimes import NAMES
-from kyn_models.types import Intrinsics, Observation, PosedFrame, Prediction, UInt8Array
+from kyn_models.types import Float64Array, Intrinsics, Observation, PosedFrame, Prediction
 
 DEFAULT_FOV_DEG = 70.0
 RESULTS = ("depth.png", "depth_m.npy", "birds_eye.png", "voxels.ply", "overview.png")
@@ -31,34 +32,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    image = read_photo(args.photo)
+    image = read_rgb(args.photo, "a photo")
     out = args.out or args.photo.with_name(args.photo.stem + "_kyn")
     keep_photo(args.photo, out)
     fov = DEFAULT_FOV_DEG if args.fov is None else args.fov
     intrinsics = camera_from_fov(fov, image.shape[1], image.shape[0])
     artifact = Artifact.load(args.model)
     trained = artifact.manifest.camera
-    height_m = trained.height_m if args.height is None else args.height
-    mount = forward_mount(height_m, trained.pitch_deg if args.pitch is None else args.pitch)
+    mount = mount_of(
+        trained.height_m if args.height is None else args.height,
+        trained.pitch_deg if args.pitch is None else args.pitch,
+    )
     predictor = Predictor(artifact, args.runtime)
     prediction = predictor.predict(Observation((PosedFrame(image, intrinsics),), mount))
-    files = write_results(out, prediction, predictor)
+    seen = artifact.camera.seen(intrinsics)
+    files = write_results(out, prediction, predictor, args.photo.name, seen)
     if args.fov is None:
         print(f"no --fov given: distances assume a horizontal field of view of {fov:g} degrees")
+    if not seen.all():
+        print(f"grey is outside the photo: the photo shows {seen.mean():.0%} of what the model looks at")
     print(f"{artifact.name} on {predictor.runtime_name}, wrote to {out}:")
     for name, text in files.items():
         print(f"  {name:16s} {text}")
     return 0
-
-
-def read_photo(path: Path) -> UInt8Array:
-    """(H, W, 3) uint8 RGB. Raises ``FileNotFoundError`` or ``ValueError`` naming the file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, expected a photo")
-    image = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
-    if image is None:
-        raise ValueError(f"{path}: not an image that OpenCV reads, expected PNG or JPEG")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def keep_photo(photo: Path, out: Path) -> None:
@@ -78,14 +74,28 @@ def camera_from_fov(fov_deg: float, width: int, height: int) -> Intrinsics:
     return Intrinsics(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height)
 
 
-def write_results(out: Path, prediction: Prediction, predictor: Predictor) -> dict[str, str]:
-    """Write all files into ``out`` and return their names with a word about each."""
+def mount_of(height_m: float, pitch_deg: float) -> Float64Array:
+    """(4, 4) base_link from the camera, which looks straight ahead and down. Raises ``ValueError``."""
+    if not 0.1 <= height_m <= 50.0:
+        raise ValueError(f"--height: got {height_m}, expected 0.1 to 50 metres above the ground")
+    if not -80.0 <= pitch_deg <= 80.0:
+        raise ValueError(f"--pitch: got {pitch_deg}, expected -80 (up) to 80 (down) degrees")
+    return forward_mount(height_m, pitch_deg)
+
+
+def write_results(
+    out: Path, prediction: Prediction, predictor: Predictor, title: str, seen: np.ndarray
+) -> dict[str, str]:
+    """Write all files into ``out`` and return their names with a word about each.
+
+    title: of the overview. seen: (height, width) bool, what of the model's image the photo shows.
+    """
     assert prediction.depth_m is not None and prediction.volume is not None
     out.mkdir(parents=True, exist_ok=True)
     pictures = {
         "depth.png": views.depth_picture(prediction),
-        "birds_eye.png": views.birds_eye_picture(prediction),
-        "overview.png": views.frame_picture(prediction, out.name),
+        "birds_eye.png": views.birds_eye_picture(prediction, seen=seen),
+        "overview.png": views.frame_picture(prediction, title, seen),
     }
     for name, picture in pictures.items():
         cv2.imwrite(str(out / name), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))

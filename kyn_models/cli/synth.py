@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from kyn_models.cli import interrupt
 from kyn_models.data.street_build import MOST_METRES, STYLES
 
 
@@ -65,35 +68,47 @@ def _write(args: argparse.Namespace) -> int:
         raise ValueError(f"--frames: got {args.frames}, expected at most {int(MOST_METRES / step[1]) - 1} per drive")
     check_folder(Path(args.out), args.force)
     options = StreetOptions(drive_m=drive_m, step_m=step, style=args.style, threads=args.threads)
-    started, total = time.perf_counter(), args.frames * args.drives
-    seen = 0
+    started = time.perf_counter()
+    written: list[str] = []
+    streets = (make_street(args.seed + k, options) for k in range(args.drives))
+    handler = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        names = write_kitti360(
+            streets,
+            args.out,
+            args.frames,
+            cameras=cameras,
+            size=(args.width, args.height),
+            lidar=not args.no_lidar,
+            truth=not args.no_truth,
+            force=args.force,
+            progress=_progress(args.frames * args.drives, written),
+        )
+    except BaseException as error:
+        if written or isinstance(error, KeyboardInterrupt):
+            print(f"\n{args.out}: not finished, what was written of it is removed", file=sys.stderr)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    print(f"{args.out}: {len(names)} drive(s) of {args.frames} frames in {time.perf_counter() - started:.1f} s")
+    return 0
 
-    def progress(drive: str, done: int, of: int) -> None:
-        nonlocal seen
-        seen += 1
-        spent = time.perf_counter() - started
-        left = spent / seen * (total - seen)
+
+def _progress(total: int, written: list[str]) -> Callable[[str, int, int], None]:
+    """Shows how far it is; written: gets the drive's name for every frame of the ``total``."""
+    started = time.perf_counter()
+
+    def show(drive: str, done: int, of: int) -> None:
+        written.append(drive)
+        left = (time.perf_counter() - started) / len(written) * (total - len(written))
         if sys.stderr.isatty():
             print(f"\r{drive}  frame {done} of {of}  about {left:.0f} s left   ", end="", file=sys.stderr, flush=True)
         elif done == of or done == 1 or done % 10 == 0:
             print(f"{drive}  frame {done} of {of}  about {left:.0f} s left", file=sys.stderr, flush=True)
 
-    streets = (make_street(args.seed + k, options) for k in range(args.drives))
-    names = write_kitti360(
-        streets,
-        args.out,
-        args.frames,
-        cameras=cameras,
-        size=(args.width, args.height),
-        lidar=not args.no_lidar,
-        truth=not args.no_truth,
-        force=args.force,
-        progress=progress,
-    )
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
-    print(f"{args.out}: {len(names)} drive(s) of {args.frames} frames in {time.perf_counter() - started:.1f} s")
-    return 0
+    return show
 
 
 def _contact_sheet(args: argparse.Namespace) -> int:

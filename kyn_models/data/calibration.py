@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from kyn_models.image_file import read_rgb
 from kyn_models.types import Float32Array, Float64Array, UInt8Array
 
 
 def require_file(path: Path, what: str) -> Path:
     """``path`` if it is a file, else ``FileNotFoundError`` that names it and says what it is."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: missing, expected {what}")
+        raise FileNotFoundError(f"{path}: {'is a folder' if path.is_dir() else 'missing'}, expected {what}")
     return path
 
 
@@ -80,10 +80,7 @@ def read_poses(path: Path, what: str) -> dict[int, Float64Array]:
 
 def read_image(path: Path, what: str) -> UInt8Array:
     """(H, W, 3) uint8 RGB. Raises ``FileNotFoundError``, or ``ValueError`` where it cannot be decoded."""
-    pixels = cv2.imread(str(require_file(path, what)), cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise ValueError(f"{path}: got a file that is not a readable image, expected {what}; copy it again")
-    return np.ascontiguousarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+    return read_rgb(require_file(path, what), what)
 
 
 def read_scan(path: Path) -> Float32Array:

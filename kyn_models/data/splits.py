@@ -26,9 +26,14 @@ def read_split(path: str | Path) -> list[SplitLine]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such split file")
+        kind = "is a folder" if path.is_dir() else "there is no such file"
+        raise FileNotFoundError(f"{path}: {kind}, expected a split file with lines of '<drive> <frame> <l|r>'")
+    try:
+        texts = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: got a file that is no text, expected lines of '<drive> <frame> <l|r>'") from None
     lines = []
-    for number, text in enumerate(path.read_text().splitlines(), start=1):
+    for number, text in enumerate(texts, start=1):
         words = text.split()
         if not words:
             continue

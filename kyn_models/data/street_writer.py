@@ -77,15 +77,38 @@ def write_kitti360(
     every calibration. size: (width, height) in pixels; another than KITTI-360's changes the intrinsics accordingly.
     mount: another mount of the cameras than KITTI-360's, written into the calibration. progress(drive, done, of) is
     called after each frame. Raises ValueError for frames outside a drive or unknown cameras, FileExistsError for a
-    folder that is not empty.
+    folder that is not empty. Nothing half-written stays behind, whatever stops it.
     """
     mounts = {camera: base_from_camera(camera, mount) for camera in {"00": 0, "01": 0, **dict.fromkeys(cameras, 0)}}
     intrinsics = INTRINSICS.resized(*size)
     out = Path(out)
     check_folder(out, force)
-    for folder in _FOLDERS if out.is_dir() else ():
+    new = not out.is_dir()
+    for folder in _FOLDERS:
         shutil.rmtree(out / folder, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
+    try:
+        return _write_drives(streets, out, frames, cameras, intrinsics, mounts, lidar, truth, progress)
+    except BaseException:
+        for folder in _FOLDERS:
+            shutil.rmtree(out / folder, ignore_errors=True)
+        (out / MARKER).unlink(missing_ok=True)
+        if new and not any(out.iterdir()):
+            out.rmdir()
+        raise
+
+
+def _write_drives(
+    streets: Street | Iterable[Street],
+    out: Path,
+    frames: int | Sequence[int] | None,
+    cameras: Sequence[str],
+    intrinsics: Intrinsics,
+    mounts: dict[str, Float64Array],
+    lidar: bool,
+    truth: bool,
+    progress: Callable[[str, int, int], None] | None,
+) -> list[str]:
     (out / MARKER).write_text("Synthetic streets written by `kyn synth` in the KITTI-360 layout. No real data.\n")
     _write_calibration(out, intrinsics, mounts, cameras, truth)
     names: list[str] = []

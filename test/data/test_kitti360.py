@@ -133,7 +133,7 @@ def test_truncated_scan_and_corrupt_image_are_named(folder: Path) -> None:
         drive.scan(6)
     image = drive.image_path(6)
     image.write_bytes(image.read_bytes()[:40])
-    with pytest.raises(ValueError, match=r"0000000006\.png.*not a readable image"):
+    with pytest.raises(ValueError, match=r"0000000006\.png.*is truncated"):
         drive[1]
 
 
@@ -170,7 +170,12 @@ def test_split_keeps_its_order_and_names_its_faults(folder: Path, tmp_path: Path
     split.write_text(f"{tiny.DRIVE} 5\n")
     with pytest.raises(ValueError, match="line 1.*<drive> <frame> <l|r>"):
         Kitti360(folder, split=split)
-    with pytest.raises(FileNotFoundError, match="no such split file"):
+    split.write_bytes(bytes(range(256)))
+    with pytest.raises(ValueError, match=rf"{split.name}: got a file that is no text"):
+        Kitti360(folder, split=split)
+    with pytest.raises(FileNotFoundError, match="is a folder, expected a split file"):
+        Kitti360(folder, split=folder)
+    with pytest.raises(FileNotFoundError, match="none.txt: there is no such file"):
         Kitti360(folder, split=tmp_path / "none.txt")
 
 

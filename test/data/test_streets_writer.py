@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import cv2
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from kyn_models.cli import main
+from kyn_models.data import street_writer
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.data.street_sensors import BASE_FROM_VEHICLE, CAM_TO_VELO, Mount, base_from_camera
 from kyn_models.data.street_writer import MARKER, write_kitti360
@@ -185,6 +188,24 @@ def test_wrong_arguments_get_one_sentence(
     error = capsys.readouterr().err
     assert code == 2 and message in error and "Traceback" not in error and len(error.splitlines()) <= 3
     assert (tmp_path / "full" / "file").read_text() == "kept" and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("own", [True, False])
+def test_an_interrupted_drive_is_removed_and_that_is_said(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    own: bool,
+) -> None:
+    out = tmp_path / "d"
+    if own:
+        out.mkdir()
+    monkeypatch.setattr(street_writer, "_write_scan", lambda *_: os.kill(os.getpid(), number))
+    assert main(["synth", str(out), "--frames", "2", "--width", "176", "--height", "47"]) == 130
+    assert f"{out}: not finished, what was written of it is removed" in capsys.readouterr().err
+    assert list(tmp_path.rglob("*")) == [out] * own
 
 
 def test_command_writes_drives_and_a_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

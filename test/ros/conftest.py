@@ -23,7 +23,7 @@ os.environ.setdefault("ROS_LOG_DIR", tempfile.mkdtemp(prefix="kyn_ros_log_"))
 set_fastdds_profile()
 
 if importlib.util.find_spec("rclpy") is None and os.environ.get("KYN_REQUIRE_ROS") == "1":
-    raise RuntimeError("KYN_REQUIRE_ROS=1, but rclpy is not installed: pip install 'kyn[ros]'")
+    raise RuntimeError("KYN_REQUIRE_ROS=1, but rclpy is not installed: pip install '.[ros]'")
 
 
 @pytest.fixture(scope="session")

@@ -131,6 +131,18 @@ def test_node_answers_a_played_folder(ros, model: Path, tmp_path: Path) -> None:
         assert node.wait(6.0) == 0, node.text
 
 
+def test_node_answers_a_played_bag(ros, model: Path, bag: Path) -> None:
+    grids: list[OccupancyGrid] = []
+    ros.node("listener").create_subscription(OccupancyGrid, "/occupancy_grid", grids.append, TopicQos().profile(10))
+    pose = [str(number) for number in MOUNT]
+    small = ["--model", str(model), "--runtime", "onnxruntime", "-p", "grid.resolution_m:=0.4"]
+    with Process("kyn_ros.cli", "node", "--camera-pose", *pose, "-p", "use_sim_time:=true", *small) as node:
+        node.wait_for_text("active, waiting for images on /image")
+        with Process("kyn_ros.cli", "play", str(bag), "--loop") as play:
+            assert ros.spin_until(lambda: grids, 30.0), node.text + play.text
+    assert START <= stamp_ns(grids[0].header.stamp) < START + SECOND
+
+
 def test_node_says_what_is_wrong(tmp_path: Path) -> None:
     for arguments, text in ((["-p", "model"], ":="), (["--params-file", str(tmp_path / "no.yaml")], "no such file")):
         with Process("kyn_ros.cli", "node", *arguments) as node:

@@ -225,6 +225,12 @@ def test_bad_ros_arguments_are_one_sentence() -> None:
     assert "Traceback" not in node.text
 
 
+def test_kyn_node_ends_where_its_set_up_is_refused() -> None:
+    with Process("kyn_ros.cli", "node", "-p", "model:=/nowhere", "-p", f"camera_pose:={parameter_text(MOUNT)}") as node:
+        assert node.wait(20.0) == 2, node.text
+    assert "not configured: /nowhere: no such folder" in node.text and "Traceback" not in node.text
+
+
 def test_a_refused_set_up_keeps_the_process_and_ends_cleanly() -> None:
     with Process(PERCEPTION, *parameters(model="/nowhere", camera_pose=parameter_text(MOUNT))) as node:
         node.wait_for_text("not configured: /nowhere: no such folder")
