@@ -139,7 +139,7 @@ class Outputs:
     def _voxels(self, prediction: Prediction, header: Header) -> PointCloud2:
         assert prediction.volume is not None
         spec = prediction.spec
-        centres, _, index = occupancy.occupied_cells(prediction.volume, spec, self._options.occupied_above)
+        centres, index = occupancy.occupied_cells(prediction.volume, spec, self._options.occupied_above)
         if prediction.labels is None:
             colours = views.height_colours(centres[:, 2], *spec.z_m)
         else:
