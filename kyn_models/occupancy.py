@@ -96,26 +96,33 @@ def volume_to_grid(volume: UInt8Array, spec: VoxelGridSpec, options: GridOptions
 
 
 def occupied_cells(
-    volume: UInt8Array, spec: VoxelGridSpec, occupied_above: float
-) -> tuple[Float32Array, Float32Array, np.ndarray]:
-    """Cells over the threshold: (N, 3) float32 centres, (N,) float32 probabilities, (N,) flat indices."""
-    flat = volume.reshape(-1)
-    index = np.flatnonzero((flat > _byte(occupied_above)) & (flat != UNKNOWN))
+    volume: UInt8Array, spec: VoxelGridSpec, occupied_above: float, layers: range | None = None
+) -> tuple[Float32Array, np.ndarray]:
+    """Cells over the threshold: (N, 3) float32 centres and (N,) flat indices, in the order of the indices.
+
+    layers: only these (else all).
+    """
     z, y, x = spec.axes()
-    iz, iy, ix = np.unravel_index(index, spec.shape)
-    return (
-        np.stack([x[ix], y[iy], z[iz]], axis=-1).astype(np.float32),
-        (flat[index] / 254.0).astype(np.float32),
-        index,
-    )
+    layers = range(len(z)) if layers is None else layers
+    # Layer by layer the centres are rows of one small table: a third of the time of computing three numbers per cell.
+    table = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.float32)
+    part = volume[layers.start : layers.stop]
+    solid = ((part > _byte(occupied_above)) & (part != UNKNOWN)).reshape(len(layers), len(table))
+    centres = np.empty((np.count_nonzero(solid), 3), dtype=np.float32)
+    index = np.empty(len(centres), dtype=np.int64)
+    end = 0
+    for layer, cells in zip(layers, solid, strict=True):
+        found = np.flatnonzero(cells)
+        begin, end = end, end + len(found)
+        centres[begin:end, :2] = table.take(found, axis=0)
+        centres[begin:end, 2] = z[layer]
+        np.add(found, layer * len(table), out=index[begin:end])
+    return centres, index
 
 
 def obstacle_points(volume: UInt8Array, spec: VoxelGridSpec, options: GridOptions) -> Float32Array:
     """(N, 3) float32 centres of occupied cells in the height band: marking points without ground and ceiling."""
-    layers = band_layers(spec, options)
-    centres, _, index = occupied_cells(volume, spec, options.occupied_above)
-    layer = index // (spec.shape[1] * spec.shape[2])
-    return centres[(layer >= layers.start) & (layer < layers.stop)]
+    return occupied_cells(volume, spec, options.occupied_above, band_layers(spec, options))[0]
 
 
 def _pixel_rays(prediction: Prediction, step: int) -> tuple[np.ndarray, np.ndarray]:

@@ -171,13 +171,15 @@ def cloud_message(header: Header, points: Float32Array, colours: UInt8Array | No
     """(N, 3) float32 points, and (N, 3) uint8 RGB as the packed field ``rgb`` that RViz and PCL read."""
     fields = [PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1) for i, name in enumerate("xyz")]
     if colours is None:
-        packed = points.astype("<f4")
+        packed = points.astype("<f4", copy=False)
     else:
         fields.append(PointField(name="rgb", offset=12, datatype=PointField.FLOAT32, count=1))
         packed = np.empty((len(points), 4), dtype="<f4")
         packed[:, :3] = points
-        red, green, blue = colours.astype(np.uint32).T
-        packed.view("<u4")[:, 3] = red << 16 | green << 8 | blue
+        # The number 0x00RRGGBB, low byte first.
+        rgb = packed.view(np.uint8)
+        rgb[:, 12:15] = colours[:, ::-1]
+        rgb[:, 15] = 0
     step = 4 * len(fields)
     return PointCloud2(
         header=header,

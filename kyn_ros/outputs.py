@@ -139,9 +139,12 @@ class Outputs:
     def _voxels(self, prediction: Prediction, header: Header) -> PointCloud2:
         assert prediction.volume is not None
         spec = prediction.spec
-        centres, _, index = occupancy.occupied_cells(prediction.volume, spec, self._options.occupied_above)
+        centres, index = occupancy.occupied_cells(prediction.volume, spec, self._options.occupied_above)
         if prediction.labels is None:
-            colours = views.height_colours(centres[:, 2], *spec.z_m)
+            # One colour per layer: cells come layer by layer.
+            heights = spec.axes()[0]
+            ends = np.searchsorted(index, np.arange(len(heights) + 1) * (spec.shape[1] * spec.shape[2]))
+            colours = views.height_colours(heights, *spec.z_m).repeat(np.diff(ends), axis=0)
         else:
             colours = label_colours(prediction.labels.reshape(-1)[index])
         return convert.cloud_message(header, centres, colours)

@@ -50,6 +50,20 @@ def _end_signals() -> list[signal.Signals]:
     return [number for number in asked if signal.getsignal(number) is not signal.SIG_IGN]
 
 
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Within, no signal ends this process: it counts at the end, as Ctrl-C does."""
+    asked = threading.Event()
+    handlers = {number: signal.signal(number, lambda *_: asked.set()) for number in _end_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if asked.is_set():
+        raise KeyboardInterrupt
+
+
 def start_node(module: str, parameters: Mapping[str, str], log: IO[str] | None = None) -> subprocess.Popen:
     """``python -m module`` with ROS parameters, in a session of its own: Ctrl-C reaches this process alone.
 
@@ -58,23 +72,25 @@ def start_node(module: str, parameters: Mapping[str, str], log: IO[str] | None =
     command = [sys.executable, "-m", module, "--ros-args"]
     for name, value in parameters.items():
         command += ["-p", f"{name}:={value}"]
-    return subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log)
+    process: subprocess.Popen | None = None
+    try:
+        with _signals_later():  # a process that nobody knows of yet would stay behind
+            process = subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log)
+    except KeyboardInterrupt:
+        stop([] if process is None else [process])
+        raise
+    return process
 
 
 def stop(processes: Sequence[subprocess.Popen]) -> None:
     """Ask politely, wait, and only then insist. SIGINT would print a traceback where a process is still importing."""
-    asked = threading.Event()  # a signal while this waits would leave processes behind: it counts afterwards
-    handlers = {number: signal.signal(number, lambda *_: asked.set()) for number in _end_signals()}
-    running = [process for process in processes if process.poll() is None]
-    for process in running:
-        process.send_signal(signal.SIGTERM)
-    for process in running:
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    if asked.is_set():
-        raise KeyboardInterrupt
+    with _signals_later():
+        running = [process for process in processes if process.poll() is None]
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+        for process in running:
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

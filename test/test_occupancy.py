@@ -58,10 +58,19 @@ def test_occupied_cells_are_the_centres():
     cells = volume(0)
     cells[3, 4, 5] = 254
     cells[3, 4, 6] = 255
-    centres, probability, index = occupancy.occupied_cells(cells, SPEC, 0.65)
+    centres, index = occupancy.occupied_cells(cells, SPEC, 0.65)
     np.testing.assert_allclose(centres, [[1.1, -0.1, 0.3]], atol=1e-6)
-    assert probability[0] == 1.0
     assert np.unravel_index(index[0], SPEC.shape) == (3, 4, 5)
+
+
+@pytest.mark.parametrize("layers", [None, range(2, 5), range(0)])
+def test_occupied_cells_are_those_of_the_layers_in_order(layers):
+    cells = np.random.default_rng(2).integers(0, 256, SPEC.shape).astype(np.uint8)
+    centres, index = occupancy.occupied_cells(cells, SPEC, 0.65, layers)
+    inside = np.isin(np.arange(SPEC.shape[0]), range(SPEC.shape[0]) if layers is None else layers)
+    expected = np.flatnonzero((cells > 254 * 0.65) & (cells < 255) & inside[:, None, None])
+    np.testing.assert_array_equal(index, expected)
+    np.testing.assert_array_equal(centres, SPEC.centres().reshape(-1, 3)[expected])
 
 
 def looking_forward(depth: np.ndarray) -> Prediction:

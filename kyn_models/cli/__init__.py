@@ -130,7 +130,8 @@ def _answer(name: str | None, error: BaseException) -> int:
 def _parser(commands: Mapping[str, tuple[str, str]], chosen: str | None) -> Parser:
     parser = Parser(prog="kyn", description="One camera in, space out: metric depth and occupancy.")
     parser.add_argument("--version", action="version", version=f"kyn {__version__}")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    # argparse makes room for the metavar, and too little for a name that is longer than it.
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND [options]", required=True)
     for name, (module_name, text) in commands.items():
         subparser = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if name == chosen:
