@@ -71,11 +71,12 @@ def pictures(paths: Sequence[Path], camera: TrainingCamera) -> BenchmarkImages:
 
     Of the training camera where they have the size of its images, else of one with a field of view of 70 degrees.
     """
-    from kyn_models.cli.image import DEFAULT_FOV_DEG, camera_from_fov, read_photo
+    from kyn_models.cli.image import DEFAULT_FOV_DEG, camera_from_fov
+    from kyn_models.image_file import read_rgb
     from kyn_models.types import PosedFrame
 
     files = [file for path in paths for file in _files(path)]
-    images = [read_photo(file) for file in spread(files)]
+    images = [read_rgb(file, "a picture") for file in spread(files)]
     observations, assumed = [], "the training camera"
     for number, image in enumerate(images):
         height, width = image.shape[:2]

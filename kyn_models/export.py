@@ -228,7 +228,7 @@ def _agreements(artifact: Artifact, test: Mapping[str, np.ndarray]) -> list[Agre
         found.append(_agreement(name, module.load(artifact, LoadOptions(precision="float32")), test))
     if not found:
         raise ImportError(
-            f"export: needs one of {', '.join(CHECKED_RUNTIMES)} to check what it writes; pip install 'kyn[openvino]'"
+            f"export: needs one of {', '.join(CHECKED_RUNTIMES)} to check what it writes; pip install openvino numba"
         )
     return found
 
