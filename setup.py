@@ -33,6 +33,7 @@ GENERATORS = [
     "ros-rosidl-core-generators",
 ]
 COMPILED_LOOP = "numba>=0.59"
+PLOTS = "matplotlib>=3.7"
 EXTRAS = {
     "ros": [*ROS_WHEELS, *GENERATORS, "rosbags>=0.10.4"],
     "openvino": ["openvino>=2024.6", COMPILED_LOOP],
@@ -50,7 +51,7 @@ EXTRAS = {
         "tensorboard",
         COMPILED_LOOP,
     ],
-    "plot": ["matplotlib>=3.7"],
+    "plot": [PLOTS],
     "video": ["av>=12"],
     "viz": ["av>=12", "rerun-sdk>=0.24"],
     "dev": [
@@ -63,6 +64,7 @@ EXTRAS = {
         "colcon-common-extensions",
         "mcap",
         "mcap-ros2-support",
+        PLOTS,
     ],
 }
 
