@@ -131,6 +131,7 @@ class PerceptionParameters:
     runtime: str = parameter("auto", "auto, or the name of a runtime (see `kyn doctor`)")
     precision: Precision = parameter("auto", "of convolutions: auto, float32, float16, bfloat16")
     autostart: bool = parameter(True, "configure and activate at start, without a lifecycle manager")
+    build_only: bool = parameter(False, "load the model, with TensorRT build its engine, and end the process")
     camera_pose: tuple[float, ...] | None = parameter(
         None, "[x, y, z, roll, pitch, yaw] of the OPTICAL frame in grid.frame_id, metres and radians; not set: from TF"
     )

@@ -301,16 +301,24 @@ def main(argv: Sequence[str] | None = None, must_start: bool = False) -> int:
     node = PerceptionNode(stop)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    code = 0
+    code = None
     try:
-        if node.get_parameter("autostart").value and not lifecycle.autostart(node) and must_start and not stop.is_set():
-            code = 2
-        while not stop.is_set() and not code:
+        code = _started(node, must_start)
+        while not stop.is_set() and code is None:
             executor.spin_once(timeout_sec=0.1)
     except ExternalShutdownException:
         pass
     lifecycle.end_ros(node, executor, ended=node.finish())
-    return code
+    return 0 if stop.is_set() else code or 0
+
+
+def _started(node: PerceptionNode, must_start: bool) -> int | None:
+    """Do what the parameters say about the start: the exit code if the process is to end already."""
+    if node.get_parameter("build_only").value:
+        return 0 if node.trigger_configure() == TransitionCallbackReturn.SUCCESS else 1
+    if node.get_parameter("autostart").value and not lifecycle.autostart(node) and must_start:
+        return 2
+    return None
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ROSDEP_KEYS = {"numpy": "python3-numpy", "cv2": "python3-opencv", "yaml": "python3-yaml"}
 DISTRIBUTIONS = {"cv2": "opencv-python-headless", "yaml": "pyyaml", "rerun": "rerun-sdk"}
 OPTIONAL = {"kyn", "tf2_py", "rosbags", "av", "rerun", "rcl_interfaces", "rcutils", "numba"}
+WITH_TORCH = {"triton"}
+"""Comes with torch where torch is built for GPUs."""
 """Imported where installed, or part of what is listed (rcl_interfaces comes with rclpy, kyn is this package)."""
 REQUIRED_EXTRAS = {"ros", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "train", "viz", "dev"}
 
@@ -120,7 +122,7 @@ def test_every_library_comes_with_the_base_or_an_extra(tmp_path):
     ros_packages = {name for name in imported(ROOT / "kyn_ros") if name in set(dependencies()) or name in OPTIONAL}
     for folder in ("kyn_models", "kyn_ros"):
         for name, path in imported(ROOT / folder).items():
-            if name not in {"kyn_models", "kyn_ros"} | ros_packages - {"numba", "rosbags"}:
+            if name not in {"kyn_models", "kyn_ros"} | WITH_TORCH | ros_packages - {"numba", "rosbags"}:
                 assert DISTRIBUTIONS.get(name, name.replace("_", "-")) in listed, f"{path.name} imports {name}"
 
 

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "image": ("kyn_models.cli.image", "one photo to depth, bird's-eye view and voxel mesh"),
     "synth": ("kyn_models.cli.synth", "write synthetic streets in the KITTI-360 layout"),
     "import": ("kyn_models.cli.import_", "make a model artifact from an official checkpoint"),
+    "engine": ("kyn_models.cli.engine", "build, list or remove TensorRT engines"),
     "export": ("kyn_models.cli.export", "add ONNX and self-test to an artifact"),
     "train": ("kyn_models.cli.train", "train a model from a configuration file"),
     "prior": ("kyn_models.cli.prior", "what streets look like on average, for comparison in eval"),

@@ -19,6 +19,8 @@ from typing import Any
 from kyn_models import runtimes
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.cli import extra
+from kyn_models.runtimes.cuda_device import gpu_count
+from kyn_models.runtimes.tensorrt_library import find_library
 
 PYTHONS = ((3, 10), (3, 12))
 MARKS = {"ok": "ok", "gap": "GAP", "optional": "-"}
@@ -78,9 +80,10 @@ def checks(model: Path) -> Iterator[Check]:
     except (OSError, ValueError) as error:
         yield Check("model", "gap", str(error), "" if "artifact" in str(error) else "see `kyn import --help`")
     yield library("numba", extra("openvino"))
+    yield _tensorrt()
     for name, (_, install) in runtimes.RUNTIMES.items():
-        yield _runtime(name, install, artifact)
-    yield from (library(name, "") for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name))
+        if name != "tensorrt":
+            yield _runtime(name, install, artifact)
     yield _automatic(artifact)
 
 
@@ -121,6 +124,19 @@ def _runtime(name: str, install: str, artifact: Artifact | None) -> Check:
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         return Check(name, "optional", f"{installed.detail}: {first_line(error)}", "")
     return Check(name, "ok", f"{installed.detail}, runs the model in {runtime.precision}")
+
+
+def _tensorrt() -> Check:
+    """Not tried: the first engine takes minutes."""
+    try:
+        title = find_library().title
+    except ImportError:
+        return Check("tensorrt", "optional", "not installed", "docs/tensorrt.md says what fits this machine")
+    except RuntimeError as error:
+        return Check("tensorrt", "optional", first_line(error), "docs/tensorrt.md says which versions work")
+    if gpu_count() == 0:
+        return Check("tensorrt", "optional", f"{title}, but no NVIDIA GPU is found by its driver", "")
+    return Check("tensorrt", "ok", f"{title}; `kyn engine build` builds the engine before the node needs it")
 
 
 def _automatic(artifact: Artifact | None) -> Check:

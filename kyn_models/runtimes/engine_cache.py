@@ -98,6 +98,10 @@ class EngineCache:
         """Remove the engine for ``key``, if it is there."""
         shutil.rmtree(self.root / key.digest(), ignore_errors=True)
 
+    def remove(self, entry: Entry) -> None:
+        """Remove one engine. Raises ``OSError``."""
+        shutil.rmtree(entry.folder)
+
     def entries(self) -> list[Entry]:
         """All engines, the oldest first; folders whose description is damaged have an empty one."""
         found = []

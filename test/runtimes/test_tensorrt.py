@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ import pytest
 pytest.importorskip("torch", reason="the reference is the torch runtime")
 pytest.importorskip("onnxruntime", reason="the stand-in computes with ONNX Runtime")
 
-from kyn_models import runtimes
+from kyn_models import cli, runtimes
 from kyn_models.artifact import ENGINES, SELFTEST, Artifact, default_artifact, write_artifact
+from kyn_models.cli import engine
 from kyn_models.runtimes import cuda_driver, engine_build, tensorrt_library, tensorrt_runtime
 from kyn_models.runtimes.cuda_device import gpu_count
 from kyn_models.runtimes.cuda_driver import CudaError, Device
@@ -314,8 +316,6 @@ def test_another_thread_may_prepare_while_one_asks(artifact: Artifact, standin) 
 def test_an_artifact_without_graphs_says_what_adds_them(tiny_artifact: Path, tmp_path: Path, standin) -> None:
     old = Artifact.load(shutil.copytree(tiny_artifact, tmp_path / "old"))
     files = {name: digest for name, digest in old.manifest.files.items() if name not in ENGINES.values()}
-    from dataclasses import replace
-
     old = write_artifact(old.path, replace(old.manifest, files=files), {})
     with pytest.raises(runtimes.RuntimeFailed, match=r"has no engine_float16\.onnx; `kyn export"):
         runtimes.choose("tensorrt", old, silent, SIZES)
@@ -357,6 +357,43 @@ def test_the_stored_self_test_decides(tiny_artifact: Path, tmp_path: Path, stand
     damaged = write_artifact(own.path, own.manifest, {SELFTEST: (own.path / "other.npz").read_bytes()})
     with pytest.raises(runtimes.RuntimeFailed, match="self-test failed: .* of its depth values differ"):
         runtimes.choose("tensorrt", damaged, silent, SIZES)
+
+
+def test_the_engine_command_builds_what_the_runtime_finds(
+    tiny_artifact: Path, standin, builds, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engine, "gpu_count", lambda: 1)
+    assert cli.main(["engine", "build", str(tiny_artifact), "--rays", "20", "35", "--points", "4000"]) == 0
+    text = capsys.readouterr().out
+    assert "TensorRT 10.3.0.30" in text and "the engine is there: float16, 700 rays, 65536 points, for Stand-in" in text
+    runtimes.choose("tensorrt", Artifact.load(tiny_artifact), silent, SIZES)
+    assert len(builds()) == 1
+    standin(fault="unknown operator")
+    assert cli.main(["engine", "build", str(tiny_artifact), "--precision", "float32"]) == 2
+    assert "FooBar" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["random weights", "shipped"])
+def test_only_the_image_network_is_half_precision(model: str, tiny_artifact: Path) -> None:
+    """No geometry, code or grid, and nothing that is computed from them, is float16 or ever comes from it."""
+    onnx = pytest.importorskip("onnx", reason="the graph is read with onnx")
+    half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    artifact = Artifact.load(tiny_artifact if model == "random weights" else default_artifact())
+    graph = onnx.shape_inference.infer_shapes(onnx.load(artifact.file(ENGINES["float16"])), strict_mode=True).graph
+    types = {item.name: item.type.tensor_type.elem_type for item in (*graph.input, *graph.output, *graph.value_info)}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    assert {types[item.name] for item in (*graph.input, *graph.output)} == {single, onnx.TensorProto.UINT8}
+    sampled = [node for node in graph.node if node.op_type == "GridSample"]
+    assert len(sampled) == 2 and {types[name] for node in sampled for name in node.input} == {single}
+    after = {item.name for item in graph.input if item.name != "image"} | {node.output[0] for node in sampled}
+    for node in graph.node:
+        if after & set(node.input):
+            after |= set(node.output)
+            used = {types[name] for name in (*node.input, *node.output) if name}
+            assert half not in used, f"{node.op_type} {node.name} computes in float16"
+    assert {item.name for item in graph.output} <= after
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert convolutions and {types[node.output[0]] for node in convolutions} == {half}
 
 
 @pytest.mark.parametrize("precision", list(ENGINES))
