@@ -269,7 +269,7 @@ def test_left_out_frames_are_counted_by_reason(drive: Kitti360, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["depth", "--csv", "/nowhere/scores.csv"], "/nowhere/scores.csv: no such file or directory"),
+        (["depth", "--csv", "nowhere/scores.csv"], "nowhere/scores.csv: no such file or directory"),
         (["depth", "--csv", "/"], "/: is a directory"),
         (["occupancy"], "12 posed frames"),
         (["occupancy", "--layout", "kitti_raw"], "expected kitti360"),

@@ -49,22 +49,29 @@ def test_fastdds_profile_is_named_for_the_installed_version_unless_the_user_did(
     ],
 )
 def test_what_ros_would_choke_on_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str, sentence: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    value: str,
+    sentence: str,
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{variable}: {sentence}")):
         environment.check_environment({variable: value})
     environment.check_environment({variable: "", "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp", "ROS_DOMAIN_ID": "232"})
     monkeypatch.setenv(variable, value)
-    for command in (["demo", "--out", "/nowhere/out"], ["node"], ["play", "/"]):
+    monkeypatch.chdir(tmp_path)
+    for command in (["demo"], ["node"], ["play", "/"]):
         assert main(command) == 2
         assert f"kyn {command[0]}: {variable}: {sentence}" in capsys.readouterr().err
 
 
 def test_a_demo_whose_processes_never_meet_is_refused_at_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "OFF")
-    assert main(["demo", "--out", "/nowhere/out"]) == 2
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo"]) == 2
     assert "got OFF" in capsys.readouterr().err
 
 
