@@ -22,8 +22,11 @@ def wall_depth_m(brightness: float) -> float:
     return 1 / ((code + 1) / 2 * (1 / Z_NEAR - 1 / Z_FAR) + 1 / Z_FAR)
 
 
-def write_tiny_artifact(path: Path, width: int = 640, height: int = 192) -> Artifact:
-    """Write ENCODER (mean brightness of blocks) and DECODER (one hidden unit compares it with the depth code)."""
+def write_tiny_artifact(path: Path, width: int = 640, height: int = 192, idle: int = 0) -> Artifact:
+    """Write ENCODER (mean brightness of blocks) and DECODER (one hidden unit compares it with the depth code).
+
+    idle: convolutions that change nothing and take tens of milliseconds each.
+    """
     # code(z) < code(wall) means beyond the wall: hidden = relu(STEEPNESS (code(wall) - code(z))), sigma follows.
     w_code = np.zeros((1, 39), dtype=np.float32)
     w_code[0, 2] = -STEEPNESS
@@ -41,11 +44,11 @@ def write_tiny_artifact(path: Path, width: int = 640, height: int = 192) -> Arti
     np.savez(path / DECODER, **constants)
     camera = TrainingCamera(width=width, height=height, height_m=1.55, pitch_deg=5.0)
     manifest = Manifest(family="bts", config={}, camera=camera, z_near=Z_NEAR, z_far=Z_FAR)
-    files = {ENCODER: _encoder(width, height), DECODER: (path / DECODER).read_bytes()}
+    files = {ENCODER: _encoder(width, height, idle), DECODER: (path / DECODER).read_bytes()}
     return write_artifact(path, manifest, files)
 
 
-def _encoder(width: int, height: int) -> bytes:
+def _encoder(width: int, height: int, idle: int) -> bytes:
     from onnx import TensorProto, checker, helper, numpy_helper
 
     def constant(name: str, value: np.ndarray):  # type: ignore[no-untyped-def]
@@ -57,7 +60,14 @@ def _encoder(width: int, height: int) -> bytes:
         helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
         helper.make_node("AveragePool", ["planes"], ["blocks"], kernel_shape=[POOL, POOL], strides=[POOL, POOL]),
         helper.make_node("Conv", ["blocks", "weight", "bias"], ["codes"]),
-        helper.make_node("Transpose", ["codes"], ["features"], perm=[0, 2, 3, 1]),
+        helper.make_node("Conv", ["planes", "widen"], ["idle 0"]),
+        *(
+            helper.make_node("Conv", [f"idle {i}", "nothing"], [f"idle {i + 1}"], pads=[1, 1, 1, 1])
+            for i in range(idle)
+        ),
+        helper.make_node("ReduceMean", [f"idle {idle}"], ["nil"]),
+        helper.make_node("Add", ["codes", "nil"], ["sum"]),
+        helper.make_node("Transpose", ["sum"], ["features"], perm=[0, 2, 3, 1]),
     ]
     weight = np.full((1, 3, 1, 1), STEEPNESS * 1.2 / 255 / 3, dtype=np.float32)
     graph = helper.make_graph(
@@ -65,7 +75,12 @@ def _encoder(width: int, height: int) -> bytes:
         "tiny",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, height, width, 3])],
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, height // POOL, width // POOL, 1])],
-        [constant("weight", weight), constant("bias", np.array([-STEEPNESS], dtype=np.float32))],
+        [
+            constant("weight", weight),
+            constant("bias", np.array([-STEEPNESS], dtype=np.float32)),
+            constant("widen", np.zeros((64, 3, 1, 1), dtype=np.float32)),
+            constant("nothing", np.zeros((64, 64, 3, 3), dtype=np.float32)),
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     checker.check_model(model)
