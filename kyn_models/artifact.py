@@ -3,6 +3,7 @@
     artifact.json        family, config, training camera, ranges, input, labels, licences, provenance, hashes
     weights.safetensors  the weights by their official names (training, evaluation, the torch runtime)
     encoder.onnx         image in, pre-activation map out (all other runtimes)
+    engine_float32.onnx, engine_float16.onnx    image and constants in, depth and density out (TensorRT)
     decoder.npz          constants of the point network
     selftest.npz         an image and what the plain model says about it
 
@@ -32,6 +33,8 @@ WEIGHTS = "weights.safetensors"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.npz"
 SELFTEST = "selftest.npz"
+ENGINES = {"float32": "engine_float32.onnx", "float16": "engine_float16.onnx"}
+"""Precision of the convolutions to the graph of the whole model."""
 
 KITTI360_CAMERA = Intrinsics(552.554261, 552.554261, 682.049453, 238.769549, 1408, 376)
 """Rectified perspective camera 00 of KITTI-360 (its published calibration)."""

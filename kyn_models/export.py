@@ -1,36 +1,28 @@
-"""From an artifact with weights to one that robots run: ONNX, decoder constants and a self-test. torch.
-
-The graph holds no weights of its own: its initialisers point into ``weights.safetensors`` (ONNX external data), so they
-are stored once and are exactly those of the torch model. Batch normalisation stays in the graph, because weights folded
-with it would be other numbers; runtimes fold it when they load.
-"""
+"""From an artifact with weights to one that robots run: ONNX, decoder constants and a self-test. torch."""
 
 from __future__ import annotations
 
 import importlib
 import io
-import json
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from kyn_models.artifact import DECODER, ENCODER, SELFTEST, WEIGHTS, Artifact, sha256, write_artifact
+from kyn_models.artifact import DECODER, ENCODER, ENGINES, SELFTEST, WEIGHTS, Artifact, write_artifact
+from kyn_models.fused import Fused
+from kyn_models.graphs import encoder_graph, engine_graph
 from kyn_models.models.loading import load_model
 from kyn_models.runtimes import RUNTIMES
+from kyn_models.runtimes.constants import DecoderConstants
 from kyn_models.runtimes.queries import LoadOptions, PointQuery, Query, RayQuery, Runtime
 from kyn_models.runtimes.torch_runtime import PlainTorch
 from kyn_models.types import UInt8Array
 
-OPSET = 18
 SEED = 20231
 SELFTEST_RAYS = (16, 40)
 SELFTEST_POINTS = 2000
@@ -66,8 +58,14 @@ def export(path: str | Path) -> tuple[Artifact, list[Agreement]]:
     arrays = {name: value.numpy() for name, value in constants.items()} | {"k_norm": artifact.camera.k_norm}
     test = _selftest(artifact)
     weights = artifact.file(WEIGHTS)
+    image_shape = (1, artifact.camera.height, artifact.camera.width, 3)
+    decoder = DecoderConstants.from_arrays(arrays)
     files = {
-        ENCODER: _graph(network, (1, artifact.camera.height, artifact.camera.width, 3), weights),
+        ENCODER: encoder_graph(network, image_shape, weights),
+        **{
+            name: engine_graph(Fused(network, decoder, half=precision == "float16").eval(), image_shape, weights)
+            for precision, name in ENGINES.items()
+        },
         DECODER: _npz(arrays),
         SELFTEST: _npz(test),
     }
@@ -75,80 +73,6 @@ def export(path: str | Path) -> tuple[Artifact, list[Agreement]]:
         trial = write_artifact(scratch, artifact.manifest, {WEIGHTS: weights.read_bytes(), **files})
         agreements = _agreements(trial, test)
     return write_artifact(artifact.path, artifact.manifest, files), agreements
-
-
-def _graph(network: nn.Module, image_shape: tuple[int, ...], weights: Path) -> bytes:
-    """The ONNX file of a network that contains a model's encoder as ``network``, its weights left where they are."""
-    import onnxscript.optimizer
-    from onnx_ir.passes import common
-
-    with _quiet():
-        program = torch.onnx.export(
-            network,
-            (torch.zeros(image_shape, dtype=torch.uint8),),
-            dynamo=True,
-            opset_version=OPSET,
-            optimize=False,
-            input_names=["image"],
-            output_names=["pre_activation"],
-            verbose=False,
-        )
-    assert program is not None
-    # Only constants are folded: the exporter's own optimiser would fold batch normalisation into the weights.
-    onnxscript.optimizer.fold_constants(program.model)
-    common.RemoveUnusedNodesPass()(program.model)
-    graph = program.model_proto
-    _without_traces(graph)
-    _refer_to_weights(graph, weights)
-    graph.metadata_props.add(key="weights_sha256", value=sha256(weights))
-    return graph.SerializeToString()
-
-
-def _refer_to_weights(model: Any, weights: Path) -> None:
-    """Replace initialisers that lie in the safetensors file by references to them, widened to float32 in the graph."""
-    from onnx import TensorProto, helper
-
-    places = _tensor_places(weights)
-    types = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "I64": TensorProto.INT64}
-    casts = []
-    for tensor in model.graph.initializer:
-        name = tensor.name.replace("network.", "encoder.", 1)
-        if name not in places:
-            continue
-        dtype, offset, length = places[name]
-        if dtype == "F16":
-            casts.append(helper.make_node("Cast", [tensor.name + ".stored"], [tensor.name], to=TensorProto.FLOAT))
-            tensor.name += ".stored"
-        tensor.data_type = types[dtype]
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", weights.name), ("offset", str(offset)), ("length", str(length))):
-            tensor.external_data.add(key=key, value=value)
-    nodes = list(model.graph.node)
-    del model.graph.node[:]
-    model.graph.node.extend(casts + nodes)
-
-
-def _without_traces(model: Any) -> None:
-    """Drop what the exporter notes about the Python code behind each node: most of the file, with local paths."""
-    graph = model.graph
-    for part in (graph.node, graph.value_info, graph.input, graph.output, [graph, model]):
-        for item in part:
-            item.doc_string = ""
-            del item.metadata_props[:]
-
-
-def _tensor_places(weights: Path) -> dict[str, tuple[str, int, int]]:
-    """Type, offset in the file and length in bytes of every tensor of a safetensors file."""
-    with weights.open("rb") as stream:
-        header = int.from_bytes(stream.read(8), "little")
-        entries = json.loads(stream.read(header))
-    places = {}
-    for name, entry in entries.items():
-        if name != "__metadata__":
-            start, end = entry["data_offsets"]
-            places[name] = (entry["dtype"], 8 + header + start, end - start)
-    return places
 
 
 def _selftest(artifact: Artifact) -> dict[str, np.ndarray]:
@@ -208,17 +132,3 @@ def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for options
     return stream.getvalue()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks about libraries that these models do not use."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
