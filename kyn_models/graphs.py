@@ -1,4 +1,4 @@
-"""torch networks as ONNX files without weights of their own: the initialisers point into ``weights.safetensors``. torch.
+"""Networks as ONNX files without weights of their own: initialisers point into ``weights.safetensors``. torch.
 
 So weights are stored once and are exactly those of the torch model. Batch normalisation stays in the graph, because
 weights folded with it would be other numbers; runtimes fold it when they load.

@@ -20,13 +20,14 @@ from kyn_models.runtimes.queries import PRECISIONS, LoadOptions, NoDevice, Point
 log = logging.getLogger(__name__)
 
 RUNTIMES: dict[str, tuple[str, str]] = {
+    "tensorrt": ("kyn_models.runtimes.tensorrt_runtime", "see docs/tensorrt.md"),
     "openvino": ("kyn_models.runtimes.openvino_runtime", "pip install openvino numba"),
     "onnxruntime": ("kyn_models.runtimes.onnxruntime_runtime", "pip install onnxruntime numba"),
     "torch": ("kyn_models.runtimes.torch_runtime", "pip install torch safetensors"),
 }
 """Name of a runtime to its module (which has ``load(artifact, options) -> Runtime``) and how to get its library."""
 
-AUTO = (("torch", "cuda"), ("openvino", "cpu"), ("onnxruntime", "cpu"), ("torch", "cpu"))
+AUTO = (("tensorrt", "cuda"), ("torch", "cuda"), ("openvino", "cpu"), ("onnxruntime", "cpu"), ("torch", "cpu"))
 """The order of ``auto``: (runtime, device)."""
 
 NAMES = ("auto", *RUNTIMES)

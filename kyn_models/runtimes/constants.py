@@ -1,8 +1,8 @@
-"""Everything after the encoder that is constant for a model: the point network in numbers, and how points become codes.
+"""All that is constant for a model after its encoder: the point network in numbers, and how points become codes.
 
-The first layer of the point network is linear in [feature, code(u), code(v), code(z')], so its pre-activation is a sum of
-the encoder's image sampled at a pixel and of codes that depend on geometry alone. numpy only: every runtime that is not
-plain torch starts from here.
+The first layer of the point network is linear in [feature, code(u), code(v), code(z')], so its pre-activation is a sum
+of the encoder's image sampled at a pixel and of codes that depend on geometry alone. numpy only: every runtime that is
+not plain torch starts from here.
 """
 
 from __future__ import annotations

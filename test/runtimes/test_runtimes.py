@@ -85,7 +85,7 @@ def test_an_answer_does_not_depend_on_the_image_before(tiny_artifact: Path, ques
 
 
 def test_unknown_name(tiny_artifact: Path) -> None:
-    with pytest.raises(ValueError, match="runtime: got 'tensorflow', expected one of auto, openvino"):
+    with pytest.raises(ValueError, match="runtime: got 'tensorflow', expected one of auto, tensorrt, openvino"):
         runtimes.choose("tensorflow", Artifact.load(tiny_artifact))
 
 

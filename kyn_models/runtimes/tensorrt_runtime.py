@@ -1,0 +1,143 @@
+"""TensorRT 10.3 to 11 and TensorRT-RTX: the whole model as one engine on an NVIDIA GPU.
+
+The engine is built on the machine that runs it, in a process of its own, and kept in a private cache. It holds image
+network, sampling and compositing for a fixed number of rays and points, so that neither a new camera nor a slightly
+larger grid needs another one. Every prepared step has its own context, stream and memory: ``prepare`` in one thread
+does not touch a step that runs in another. Two calls of ``prepare`` wait for each other.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kyn_models.artifact import DECODER, ENGINES, WEIGHTS, Artifact
+from kyn_models.runtimes.constants import DecoderConstants
+from kyn_models.runtimes.cuda import Cuda, open_driver
+from kyn_models.runtimes.engine_build import WORKSPACE, Request
+from kyn_models.runtimes.engine_cache import engine_from_cache
+from kyn_models.runtimes.engine_process import build_in_process
+from kyn_models.runtimes.fused_session import INPUTS, OUTPUTS, FusedSession, Sizes
+from kyn_models.runtimes.queries import LoadOptions, Query, Step, StepOutput
+from kyn_models.runtimes.tensorrt_library import LastError, Library, find_library, make_logger
+from kyn_models.types import UInt8Array
+
+RAYS, POINTS = 30720, 458752
+"""Sizes where nothing is known: 96 x 320 rays, and the default grid of 400,000 cells, rounded up."""
+
+POINTS_STEP = 1 << 16
+RECIPE = 1
+"""Counted up when engines are built in another way from the same graph."""
+
+
+def load(artifact: Artifact, options: LoadOptions) -> TensorRT:
+    """The model as an engine, from the cache or built now; progress goes to ``options.say``.
+
+    Raises ``NoDevice``, ``ImportError`` without the library, ``FileNotFoundError`` for an artifact without the graph,
+    ``RuntimeError`` for a library of a wrong version, an engine that cannot be built, or a GPU that fails,
+    ``ValueError`` for a precision it lacks or a damaged file.
+    """
+    precision = "float16" if options.precision == "auto" else options.precision
+    if precision not in ENGINES:
+        raise ValueError(f"precision: got {precision}, expected {' or '.join(ENGINES)} with TensorRT")
+    driver = open_driver()
+    library = find_library()
+    cuda = Cuda(driver)
+    graph = artifact.file(ENGINES[precision])
+    constants = DecoderConstants.load(artifact.file(DECODER))
+    sizes = sizes_for(artifact, constants, options)
+    request = Request(library.product, str(graph.resolve()), sizes.hidden, sizes.rays, sizes.points)
+    last = LastError()
+    try:
+        # The deserialiser must outlive its engines in some versions.
+        runtime = library.module.Runtime(make_logger(library.module, last))
+    except (AttributeError, TypeError) as error:
+        raise RuntimeError(f"{library.title} does not start: {last} ({error})") from error
+
+    def build(timing: bytes) -> Any:
+        options.say(f"{library.title} builds an engine for {cuda.name}; this can take minutes, and is done once")
+        return build_in_process(request, timing, options.say)
+
+    engine = engine_from_cache(
+        _facts(artifact, library, cuda, precision, sizes), runtime.deserialize_cuda_engine, build, options.say
+    )
+    _check_tensors(engine)
+    return TensorRT(library.title, precision, cuda, (runtime, engine), constants, sizes, last, options.say)
+
+
+def sizes_for(artifact: Artifact, constants: DecoderConstants, options: LoadOptions) -> Sizes:
+    """Sizes of the engine: points rounded up, so that small changes of the grid need no new one."""
+    points = options.points or POINTS
+    return Sizes(
+        (artifact.camera.height, artifact.camera.width, 3),
+        len(constants.bias),
+        options.rays or RAYS,
+        -(-points // POINTS_STEP) * POINTS_STEP,
+    )
+
+
+def _facts(artifact: Artifact, library: Library, cuda: Cuda, precision: str, sizes: Sizes) -> dict[str, Any]:
+    """Everything that makes an engine another one."""
+    files = artifact.manifest.files
+    return {
+        "product": library.product,
+        "version": library.version,
+        "graph": files[ENGINES[precision]],
+        "weights": files[WEIGHTS],
+        "gpu": cuda.name,
+        "capability": cuda.capability,
+        "driver_cuda": cuda.driver_cuda[0],
+        "precision": precision,
+        "image": list(sizes.image),
+        "rays": sizes.rays,
+        "points": sizes.points,
+        "workspace": WORKSPACE,
+        "recipe": RECIPE,
+    }
+
+
+def _check_tensors(engine: Any) -> None:
+    """An engine of another graph would read memory that is not its own."""
+    found = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
+    expected = {*INPUTS, *OUTPUTS.values()}
+    if found != expected:
+        raise RuntimeError(f"the engine has tensors {sorted(found)}, expected {sorted(expected)}; run `kyn export`")
+
+
+class TensorRT:
+    """A runtime that asks one engine for everything."""
+
+    name = "tensorrt"
+
+    def __init__(
+        self,
+        library: str,
+        precision: str,
+        cuda: Cuda,
+        engine: tuple[Any, Any],
+        constants: DecoderConstants,
+        sizes: Sizes,
+        last: LastError,
+        say: Callable[[str], None],
+    ) -> None:
+        self.library, self.precision = library, precision
+        self._cuda, self._engine, self._constants, self._sizes = cuda, engine, constants, sizes
+        self._last, self._say = last, say
+        self._preparing = threading.Lock()
+
+    def prepare(self, queries: Mapping[str, Query]) -> Step:
+        """Put the constants of all queries on the GPU, run everything, and record it."""
+        with self._preparing:
+            self._cuda.activate()
+            session = FusedSession(
+                self._cuda, self._engine[1], self._constants, self._sizes, queries, self._say, lambda: str(self._last)
+            )
+
+        def step(image: UInt8Array, wanted: frozenset[str]) -> StepOutput:
+            start = time.perf_counter()
+            arrays = session.run(image, wanted)
+            return StepOutput(arrays, {"engine": (time.perf_counter() - start) * 1e3})
+
+        return step
