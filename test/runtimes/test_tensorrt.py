@@ -8,9 +8,12 @@ from __future__ import annotations
 import gc
 import importlib
 import json
+import os
 import shutil
+import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -298,3 +301,22 @@ def test_progress_is_said(machine: Machine, tiny_artifact: Path, monkeypatch: py
     building = [line for line in machine.said if line.startswith("building the engine, ")]
     assert len(building) >= 3 and "Timing graph nodes" in building[-1]
     assert machine.said[-1].startswith("built the engine in ")
+
+
+def test_the_builder_ends_with_the_process_that_wants_its_engine(machine: Machine, tiny_artifact: Path) -> None:
+    machine.become(slow_s=60)
+    graph = tiny_artifact / ENGINES["float32"]
+    asked = {"product": "tensorrt", "onnx": str(graph), "hidden": 16, "rays": 8, "points": 8}
+    with open(os.memfd_create("plan"), "wb") as plan, open(os.memfd_create("timing"), "wb") as timing:
+        files = (plan.fileno(), timing.fileno())
+        command = [sys.executable, "-m", "kyn_models.runtimes.engine_build"]
+        asked |= {"plan_fd": files[0], "timing_fd": files[1]}
+        with subprocess.Popen(
+            [*command, json.dumps(asked)], cwd=engine_process.ROOT, stdin=subprocess.PIPE, pass_fds=files
+        ) as process:
+            while not machine.builds:
+                assert process.poll() is None
+                time.sleep(0.05)
+            assert process.stdin is not None
+            process.stdin.close()
+            assert process.wait(10) == 3
