@@ -124,6 +124,7 @@ class PerceptionParameters:
     model: str = parameter("", "folder of the model artifact; empty: the model that comes with kyn")
     runtime: str = parameter("auto", "auto, or the name of a runtime (see `kyn doctor`)")
     precision: Precision = parameter("auto", "of convolutions: auto, float32, float16, bfloat16")
+    build_only: bool = parameter(False, "load the model, building its engine where there is one to build, and end")
     autostart: bool = parameter(True, "configure and activate at start, without a lifecycle manager")
     camera_pose: tuple[float, ...] | None = parameter(
         None, "[x, y, z, roll, pitch, yaw] of the OPTICAL frame in grid.frame_id, metres and radians; not set: from TF"

@@ -82,6 +82,9 @@ class PerceptionNode(LifecycleNode):
         )
         if self._outputs.note:
             self.get_logger().warning(self._outputs.note)
+        if parameters.build_only:
+            self.get_logger().info("build_only is set: the model is ready, ending")
+            self._stop.set()
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -284,15 +287,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     node = PerceptionNode(stop)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    failed = False
     try:
-        if node.get_parameter("autostart").value:
-            lifecycle.autostart(node)
+        if node.get_parameter("autostart").value and not lifecycle.autostart(node):
+            failed = bool(node.get_parameter("build_only").value)
+            if failed:
+                stop.set()
         while not stop.is_set():
             executor.spin_once(timeout_sec=0.1)
     except ExternalShutdownException:
         pass
     lifecycle.end_ros(node, executor, ended=node.finish())
-    return 0
+    return int(failed)
 
 
 if __name__ == "__main__":

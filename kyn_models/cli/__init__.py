@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "synth": ("kyn_models.cli.synth", "write synthetic streets in the KITTI-360 layout"),
     "import": ("kyn_models.cli.import_", "make a model artifact from an official checkpoint"),
     "export": ("kyn_models.cli.export", "add ONNX and self-test to an artifact"),
+    "engine": ("kyn_models.cli.engine", "build, list and remove TensorRT engines"),
     "train": ("kyn_models.cli.train", "train a model from a configuration file"),
     "prior": ("kyn_models.cli.prior", "what streets look like on average, for comparison in eval"),
     "eval": ("kyn_models.cli.eval", "occupancy or depth metrics on a KITTI-360 folder"),

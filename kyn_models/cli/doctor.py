@@ -18,9 +18,13 @@ from typing import Any
 
 from kyn_models import runtimes
 from kyn_models.artifact import Artifact, default_artifact
+from kyn_models.runtimes.queries import LoadOptions
+from kyn_models.runtimes.tensorrt_library import find_library
 
 PYTHONS = ((3, 10), (3, 12))
 MARKS = {"ok": "ok", "gap": "GAP", "optional": "-"}
+LOUD = LoadOptions(say=lambda text: print(f"  {text}", file=sys.stderr, flush=True))
+"""An engine that has to be built takes minutes; the report on the standard output stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,6 @@ def checks(model: Path) -> Iterator[Check]:
     yield library("numba", "pip install 'kyn[openvino]'")
     for name, (_, install) in runtimes.RUNTIMES.items():
         yield _runtime(name, install, artifact)
-    yield from (library(name, "") for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name))
     yield _automatic(artifact)
 
 
@@ -112,20 +115,30 @@ def _weights_licence(artifact: Artifact) -> str:
 
 
 def _runtime(name: str, install: str, artifact: Artifact | None) -> Check:
-    installed = library(name, install)
+    installed = _tensorrt(install) if name == "tensorrt" else library(name, install)
     if installed.status != "ok" or artifact is None:
         return installed
     try:
-        runtime = runtimes.choose(name, artifact)
+        runtime = runtimes.choose(name, artifact, options=LOUD)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         return Check(name, "optional", f"{installed.detail}: {first_line(error)}", "")
     return Check(name, "ok", f"{installed.detail}, runs the model in {runtime.precision}")
+
+
+def _tensorrt(install: str) -> Check:
+    """Which of the two products is installed, if its version is one that is known."""
+    try:
+        return Check("tensorrt", "ok", find_library().title)
+    except ImportError:
+        return Check("tensorrt", "optional", "not installed", install)
+    except (OSError, RuntimeError) as error:
+        return Check("tensorrt", "optional", f"installed, but does not work: {first_line(error)}", install)
 
 
 def _automatic(artifact: Artifact | None) -> Check:
     if artifact is None:
         return Check("runtime", "gap", "not tried without a model", "first see to the model")
     try:
-        return Check("runtime", "ok", f"auto takes {runtimes.choose('auto', artifact, warn=lambda _: None).name}")
+        return Check("runtime", "ok", f"auto takes {runtimes.choose('auto', artifact, lambda _: None, LOUD).name}")
     except runtimes.RuntimeFailed as error:
         return Check("runtime", "gap", first_line(error), "pip install 'kyn[openvino]'")

@@ -24,7 +24,7 @@ import pytest
 pytest.importorskip("torch", reason="the reference is the torch runtime")
 pytest.importorskip("onnxruntime", reason="the stand-in computes with ONNX Runtime")
 
-from kyn_models import runtimes
+from kyn_models import cli, runtimes
 from kyn_models.artifact import ENGINES, Artifact, write_artifact
 from kyn_models.runtimes import cuda, engine_process, tensorrt_library, tensorrt_runtime
 from kyn_models.runtimes.queries import LoadOptions, NoDevice, PointQuery, RayQuery
@@ -320,3 +320,44 @@ def test_the_builder_ends_with_the_process_that_wants_its_engine(machine: Machin
             assert process.stdin is not None
             process.stdin.close()
             assert process.wait(10) == 3
+
+
+def test_the_command_builds_lists_and_removes(
+    machine: Machine, tiny_artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = ["engine", "build", str(tiny_artifact), "--rays", "20", "30", "--points", "900", "--precision", "float32"]
+    assert cli.main(build) == 0
+    out = capsys.readouterr().out
+    assert "builds an engine for Stand-in GPU" in out
+    assert out.endswith("ready in float32 with TensorRT 10.3.0.30, self-test passed\n")
+    machine.load(Artifact.load(tiny_artifact), replace(OPTIONS, rays=600, points=1000))
+    assert machine.builds == 1, "the node finds what the command has built"
+    assert cli.main(["engine", "list"]) == 0
+    listed, total = capsys.readouterr().out.splitlines()
+    assert "tensorrt 10.3.0.30  Stand-in GPU  float32  600 rays, 1024 points" in listed and total.startswith(
+        "1 engines"
+    )
+    assert cli.main(["engine", "clean", "--older-than", "1"]) == 0
+    assert capsys.readouterr().out.startswith("removed 0 engines")
+    assert cli.main(["engine", "clean", "--all"]) == 0
+    assert capsys.readouterr().out.startswith("removed 1 engines")
+    assert cli.main(build) == 0 and machine.builds == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["build", "--points", "0"], "kyn engine: --points: got 0, expected a number above 0"),
+        (
+            ["build"],
+            "kyn engine: runtime tensorrt: no NVIDIA GPU found here, the driver sees none; use another runtime",
+        ),
+        (["clean", "--older-than", "-1"], "kyn engine: --older-than: got -1.0, expected a number of days, 0 or above"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    machine: Machine, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str
+) -> None:
+    machine.driver.devices = 0
+    assert cli.main(["engine", *words]) == 2
+    assert capsys.readouterr().err == sentence + "\n"

@@ -1,0 +1,91 @@
+"""``kyn engine``: build TensorRT engines before they are needed, see which there are, remove them."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from kyn_models.artifact import default_artifact
+
+DAY_S = 86400.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    build = actions.add_parser("build", help="build the engine of a model for this GPU, and test it")
+    build.add_argument(
+        "model", type=Path, nargs="?", default=default_artifact(), help="artifact (else the shipped one)"
+    )
+    build.add_argument("--precision", default="auto", help="of convolutions: auto (float16), float16 or float32")
+    build.add_argument(
+        *("--rays",),
+        type=int,
+        nargs=2,
+        default=(96, 320),
+        metavar=("ROWS", "COLUMNS"),
+        help="as depth_rays of the node",
+    )
+    build.add_argument("--points", type=int, help="cells of the grid (default: those of the node's default grid)")
+    actions.add_parser("list", help="engines in the cache, the newest first")
+    clean = actions.add_parser("clean", help="remove engines from the cache")
+    which = clean.add_mutually_exclusive_group(required=True)
+    which.add_argument("--all", action="store_true", help="all of them")
+    which.add_argument("--older-than", type=float, metavar="DAYS", help="those built more than DAYS days ago")
+
+
+def run(args: argparse.Namespace) -> int:
+    return {"build": _build, "list": _list, "clean": _clean}[args.action](args)
+
+
+def _build(args: argparse.Namespace) -> int:
+    import math
+
+    from kyn_models import runtimes
+    from kyn_models.artifact import Artifact
+    from kyn_models.runtimes.queries import LoadOptions
+    from kyn_models.types import VoxelGridSpec
+
+    points = math.prod(VoxelGridSpec().shape) if args.points is None else args.points
+    for name, value in (("--rays", min(args.rays)), ("--points", points)):
+        if value < 1:
+            raise ValueError(f"{name}: got {value}, expected a number above 0")
+    artifact = Artifact.load(args.model)
+
+    def say(text: str) -> None:
+        print(f"  {text}", flush=True)
+
+    options = LoadOptions(precision=args.precision, rays=math.prod(args.rays), points=points, say=say)
+    print(f"{artifact.name}:", flush=True)
+    runtime = runtimes.choose("tensorrt", artifact, options=options)
+    print(f"  ready in {runtime.precision} with {runtime.library}, self-test passed")
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    from kyn_models.runtimes.engine_cache import cache_root, entries
+
+    found = entries()
+    for entry in found:
+        facts = {
+            name: entry.facts.get(name, "?") for name in ("product", "version", "gpu", "precision", "rays", "points")
+        }
+        print(
+            f"{entry.folder.name[:12]}  {facts['product']} {facts['version']}  {facts['gpu']}  {facts['precision']}  "
+            f"{facts['rays']} rays, {facts['points']} points  {entry.nbytes / 1e6:.1f} MB  "
+            f"{(time.time() - entry.built_s) / DAY_S:.1f} days old"
+        )
+    print(f"{len(found)} engines, {sum(entry.nbytes for entry in found) / 1e6:.1f} MB in {cache_root()}")
+    return 0
+
+
+def _clean(args: argparse.Namespace) -> int:
+    from kyn_models.runtimes.engine_cache import cache_root, entries, remove
+
+    if not args.all and not args.older_than >= 0:
+        raise ValueError(f"--older-than: got {args.older_than}, expected a number of days, 0 or above")
+    chosen = [entry for entry in entries() if args.all or time.time() - entry.built_s > args.older_than * DAY_S]
+    for entry in chosen:
+        remove(entry, print)
+    print(f"removed {len(chosen)} engines, {sum(e.nbytes for e in chosen) / 1e6:.1f} MB, from {cache_root()}")
+    return 0
