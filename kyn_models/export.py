@@ -1,39 +1,28 @@
-"""From an artifact with weights to one that robots run: ONNX, decoder constants and a self-test. torch.
-
-The graph holds no weights of its own: its initialisers point into ``weights.safetensors`` (ONNX external data), so they
-are stored once and are exactly those of the torch model. Batch normalisation stays in the graph, because weights folded
-with it would be other numbers; runtimes fold it when they load.
-"""
+"""From an artifact with weights to one that robots run: ONNX, decoder constants and a self-test. torch."""
 
 from __future__ import annotations
 
 import importlib
 import io
-import json
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from kyn_models import fused
-from kyn_models.artifact import DECODER, ENCODER, ENGINES, SELFTEST, WEIGHTS, Artifact, sha256, write_artifact
-from kyn_models.models.bts import PreActivation
+from kyn_models.artifact import DECODER, ENCODER, ENGINES, SELFTEST, WEIGHTS, Artifact, write_artifact
+from kyn_models.fused import Fused
+from kyn_models.graphs import encoder_graph, engine_graph
 from kyn_models.models.loading import load_model
 from kyn_models.runtimes import RUNTIMES
-from kyn_models.runtimes.constants import DecoderConstants, sample_depths
+from kyn_models.runtimes.constants import DecoderConstants
 from kyn_models.runtimes.queries import LoadOptions, PointQuery, Query, RayQuery, Runtime
 from kyn_models.runtimes.torch_runtime import PlainTorch
 from kyn_models.types import UInt8Array
 
-OPSET = 18
 SEED = 20231
 SELFTEST_RAYS = (16, 40)
 SELFTEST_POINTS = 2000
@@ -45,7 +34,7 @@ SKY_SHARE = 0.002
 class Exportable(Protocol):
     """What export asks of a model; see ``Bts.exportable``."""
 
-    def exportable(self) -> tuple[PreActivation, dict[str, Tensor]]: ...
+    def exportable(self) -> tuple[nn.Module, dict[str, Tensor]]: ...
 
 
 class Agreement(NamedTuple):
@@ -70,9 +59,13 @@ def export(path: str | Path) -> tuple[Artifact, list[Agreement]]:
     test = _selftest(artifact)
     weights = artifact.file(WEIGHTS)
     image_shape = (1, artifact.camera.height, artifact.camera.width, 3)
+    decoder = DecoderConstants.from_arrays(arrays)
     files = {
-        ENCODER: _graph(network, image_shape, weights),
-        **_engine_graphs(network, constants, image_shape, weights),
+        ENCODER: encoder_graph(network, image_shape, weights),
+        **{
+            name: engine_graph(Fused(network, decoder, half=precision == "float16").eval(), image_shape, weights)
+            for precision, name in ENGINES.items()
+        },
         DECODER: _npz(arrays),
         SELFTEST: _npz(test),
     }
@@ -80,124 +73,6 @@ def export(path: str | Path) -> tuple[Artifact, list[Agreement]]:
         trial = write_artifact(scratch, artifact.manifest, {WEIGHTS: weights.read_bytes(), **files})
         agreements = _agreements(trial, test)
     return write_artifact(artifact.path, artifact.manifest, files), agreements
-
-
-def _graph(network: nn.Module, image_shape: tuple[int, ...], weights: Path) -> bytes:
-    """The ONNX file of a network that contains a model's encoder as ``network``, its weights left where they are."""
-    image = torch.zeros(image_shape, dtype=torch.uint8)
-    return _onnx(network, (image,), ["image"], ["pre_activation"], None, weights)
-
-
-def _engine_graphs(
-    network: PreActivation, constants: dict[str, Tensor], image_shape: tuple[int, ...], weights: Path
-) -> dict[str, bytes]:
-    """The fused graph of every precision that is shipped, by file name."""
-    hidden = len(constants["w_out"])
-    along = _along(constants)
-    rays, points = torch.export.Dim("rays", min=2), torch.export.Dim("points", min=2)
-    numbers = (torch.zeros(1, 1, 6, 2), torch.zeros(6, hidden), torch.zeros(1, 1, 10, 2), torch.zeros(10, hidden))
-    inputs = (torch.zeros(image_shape, dtype=torch.uint8), *numbers)
-    dynamic = (None, {2: rays}, {0: rays}, {2: points}, {0: points})
-    return {
-        name: _onnx(
-            fused.FusedField(network, constants, along, getattr(torch, precision)).eval(),
-            inputs,
-            list(fused.INPUTS),
-            list(fused.OUTPUTS),
-            dynamic,
-            weights,
-        )
-        for precision, name in ENGINES.items()
-    }
-
-
-def _along(constants: dict[str, Tensor]) -> Tensor:
-    """(samples, hidden): codes of the depths of a ray."""
-    arrays = {name: value.numpy() for name, value in constants.items()}
-    numbers = DecoderConstants(**{**arrays, "k_norm": np.eye(3)})
-    z = sample_depths(float(numbers.z_near), float(numbers.z_far))
-    return torch.from_numpy(numbers.project_codes(numbers.depth_code(z)[:, None], (2,)))
-
-
-def _onnx(
-    network: nn.Module,
-    inputs: tuple[Tensor, ...],
-    input_names: list[str],
-    output_names: list[str],
-    dynamic_shapes: tuple | None,
-    weights: Path,
-) -> bytes:
-    import onnxscript.optimizer
-    from onnx_ir.passes import common
-
-    with _quiet():
-        program = torch.onnx.export(
-            network,
-            inputs,
-            dynamo=True,
-            opset_version=OPSET,
-            optimize=False,
-            input_names=input_names,
-            output_names=output_names,
-            dynamic_shapes=dynamic_shapes,
-            verbose=False,
-        )
-    assert program is not None
-    # Only constants are folded: the exporter's own optimiser would fold batch normalisation into the weights.
-    onnxscript.optimizer.fold_constants(program.model)
-    common.RemoveUnusedNodesPass()(program.model)
-    graph = program.model_proto
-    _without_traces(graph)
-    _refer_to_weights(graph, weights)
-    graph.metadata_props.add(key="weights_sha256", value=sha256(weights))
-    return graph.SerializeToString()
-
-
-def _refer_to_weights(model: Any, weights: Path) -> None:
-    """Replace initialisers that lie in the safetensors file by references to them, cast in the graph where needed."""
-    from onnx import TensorProto, helper
-
-    places = _tensor_places(weights)
-    types = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "I64": TensorProto.INT64}
-    casts = []
-    for tensor in model.graph.initializer:
-        name = "encoder." + tensor.name.rpartition("network.")[2]
-        if name not in places:
-            continue
-        dtype, offset, length = places[name]
-        if types[dtype] != tensor.data_type:
-            casts.append(helper.make_node("Cast", [tensor.name + ".stored"], [tensor.name], to=tensor.data_type))
-            tensor.name += ".stored"
-        tensor.data_type = types[dtype]
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", weights.name), ("offset", str(offset)), ("length", str(length))):
-            tensor.external_data.add(key=key, value=value)
-    nodes = list(model.graph.node)
-    del model.graph.node[:]
-    model.graph.node.extend(casts + nodes)
-
-
-def _without_traces(model: Any) -> None:
-    """Drop what the exporter notes about the Python code behind each node: most of the file, with local paths."""
-    graph = model.graph
-    for part in (graph.node, graph.value_info, graph.input, graph.output, [graph, model]):
-        for item in part:
-            item.doc_string = ""
-            del item.metadata_props[:]
-
-
-def _tensor_places(weights: Path) -> dict[str, tuple[str, int, int]]:
-    """Type, offset in the file and length in bytes of every tensor of a safetensors file."""
-    with weights.open("rb") as stream:
-        header = int.from_bytes(stream.read(8), "little")
-        entries = json.loads(stream.read(header))
-    places = {}
-    for name, entry in entries.items():
-        if name != "__metadata__":
-            start, end = entry["data_offsets"]
-            places[name] = (entry["dtype"], 8 + header + start, end - start)
-    return places
 
 
 def _selftest(artifact: Artifact) -> dict[str, np.ndarray]:
@@ -228,7 +103,7 @@ def _agreements(artifact: Artifact, test: Mapping[str, np.ndarray]) -> list[Agre
         found.append(_agreement(name, module.load(artifact, LoadOptions(precision="float32")), test))
     if not found:
         raise ImportError(
-            f"export: needs one of {', '.join(CHECKED_RUNTIMES)} to check what it writes; pip install openvino numba"
+            f"export: needs one of {', '.join(CHECKED_RUNTIMES)} to check what it writes; pip install 'kyn[openvino]'"
         )
     return found
 
@@ -257,17 +132,3 @@ def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for options
     return stream.getvalue()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks about libraries that these models do not use."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

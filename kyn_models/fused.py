@@ -1,104 +1,87 @@
-"""A whole density field as one graph for TensorRT: image and constants in, depth and density out. torch.
+"""Image and constants in, depth and density out: a whole model in one graph, for runtimes that compile graphs. torch.
 
-What depends on geometry (where rays and points fall in the image, their codes) comes in as arrays that stay on the
-device; the graph holds no coordinates and no trigonometry. Only the image network may be half precision: sampling,
-codes and compositing are float32 whatever the precision is.
+The convolutions may be float16. Everything else is float32: sampling, codes, the dot product, compositing. Channels
+come first throughout, as GridSample writes them, so that no large map is ever transposed; there is no loop and no
+arithmetic of shapes, so that a compiler can fuse what follows the sampling into one kernel per output.
 """
 
 from __future__ import annotations
 
 import copy
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kyn_models.models.bts import PreActivation
-from kyn_models.render import z_samples
-from kyn_models.runtimes.queries import SAMPLES_PER_RAY
-
-INPUTS = ("image", "ray_grid", "ray_code", "point_grid", "point_code")
-OUTPUTS = ("depth", "density")
-SAMPLES_AT_ONCE = 16
-"""Samples of all rays whose hidden units may lie in memory at once, should a compiler not fuse them away."""
+from kyn_models.runtimes.constants import DecoderConstants, sample_depths
 
 
-class FusedField(nn.Module):
-    """image (1, H, W, 3) uint8, ray_grid (1, 1, R, 2), ray_code (R, hidden), point_grid (1, 1, N, 2), point_code (N,
-    hidden) -> depth (R,), density (N,), all float32.
+class Fused(nn.Module):
+    """The graph of a model whose point network has one hidden layer of ``hidden`` units.
 
-    Grids are normalised image coordinates; codes are what ``DecoderConstants.project_codes`` gives, with the bias: of u
-    and v for rays, of u, v and z' for points. network, constants: of ``Bts.exportable``. dtype: of the image network.
-    Depth is +Inf where more than half of the light reaches the last sample, else the expected depth of the others.
+    half: convolutions in float16. ``forward`` takes R rays and N points of the encoding camera; grids are normalised
+    image coordinates, codes are ``W_code code + bias`` (without the code of z' for rays), float32:
+
+        image (1, H, W, 3) uint8, ray_grid (1, 1, R, 2), ray_code (1, hidden, 1, R), point_grid (1, 1, N, 2),
+        point_code (1, hidden, 1, N) -> depth (1, 1, 1, R) metres or +Inf, density (1, 1, 1, N)
     """
 
-    def __init__(self, network: PreActivation, constants: dict[str, Tensor], along: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, network: PreActivation, constants: DecoderConstants, half: bool) -> None:
         super().__init__()
-        self._dtype = dtype
-        self.network = copy.deepcopy(network)
-        if dtype != torch.float32:
-            _lower(self.network, dtype)
-        z = z_samples(float(constants["z_near"]), float(constants["z_far"]), SAMPLES_PER_RAY).reshape(-1)
-        self.register_buffer("along", along[:-1])
-        self.register_buffer("w_out", constants["w_out"])
-        self.register_buffer("b_out", constants["b_out"])
-        self.register_buffer("z", z[:-1])
-        self.register_buffer("steps", z[1:] - z[:-1])
-        # Sums over all samples up to each: a product, because compilers make a loop of a cumulative sum.
-        self.register_buffer("up_to", torch.triu(torch.ones(len(z) - 1, len(z) - 1)))
+        self.network = _in_half(network) if half else network
+        z = sample_depths(constants.z_near, constants.z_far).astype(np.float64)
+        along = constants.project_codes(constants.depth_code(z[:-1])[:, None], (2,))
+        steps = np.diff(z)
+        # Optical depth behind each sample: a prefix sum as one small product, which every compiler has.
+        self._constant("prefix", np.tril(np.broadcast_to(steps, (len(steps), len(steps)))))
+        # sum (T[k - 1] - T[k]) z[k], sorted by T.
+        self._constant("share", np.append(steps[:-1], -z[-2])[:, None])
+        self._constant("along", along.T[None, :, :, None])
+        self._constant("w_out", constants.w_out[None, :, None, None])
+        self._constant("b_out", np.float32(constants.b_out))
+        self._constant("nearest", np.float32(z[0]))
+
+    def _constant(self, name: str, value: np.ndarray | np.floating) -> None:
+        self.register_buffer(name, torch.from_numpy(np.array(value, dtype=np.float32)))
 
     def forward(
         self, image: Tensor, ray_grid: Tensor, ray_code: Tensor, point_grid: Tensor, point_code: Tensor
     ) -> tuple[Tensor, Tensor]:
-        # TensorRT can do nothing with 8-bit numbers but widen them: that comes first.
-        pixels = image.float().permute(0, 3, 1, 2) / 255
-        decoder = self.network.network.decoder
-        trunk = decoder.trunk(self.network.network.encoder(pixels))
-        features = self.network.merged(functional.pad(trunk, (1, 1, 1, 1), mode="reflect")).float()
-        return self._depth(_at(features, ray_grid) + ray_code), self._density(_at(features, point_grid) + point_code)
+        planes = self.network.planes(image).float()
+        rays = _sampled(planes, ray_grid) + ray_code
+        return self._depth(self._density(rays + self.along)), self._density(_sampled(planes, point_grid) + point_code)
 
     def _density(self, hidden: Tensor) -> Tensor:
-        return functional.softplus((functional.relu(hidden) * self.w_out).sum(-1) + self.b_out)
+        """(1, hidden, K, M) pre-activations to (1, 1, K, M) density."""
+        raw = (functional.relu(hidden) * self.w_out).sum(dim=1, keepdim=True) + self.b_out
+        return functional.relu(raw) + torch.log(1 + torch.exp(-torch.abs(raw)))
 
-    def _depth(self, start: Tensor) -> Tensor:
-        rows = [self.along[i : i + SAMPLES_AT_ONCE] for i in range(0, len(self.along), SAMPLES_AT_ONCE)]
-        parts = [self._density(start[:, None] + some[None]) for some in rows]
-        thickness = torch.cat(parts, dim=1) * self.steps
-        passed = thickness @ self.up_to
-        after = torch.exp(-passed)
-        ended = torch.exp(thickness - passed) - after
-        left = after[:, -1]
-        expected = (ended * self.z).sum(-1) / (1 - left).clamp(min=1e-6)
-        return torch.where(left > 0.5, torch.inf, expected)
-
-
-def _at(features: Tensor, grid: Tensor) -> Tensor:
-    """(N, C) of (1, C, h, w) at (1, 1, N, 2)."""
-    return functional.grid_sample(features, grid, padding_mode="border", align_corners=False)[0, :, 0].T
+    def _depth(self, sigma: Tensor) -> Tensor:
+        """(1, 1, K, R) density at all samples but the last to (1, 1, 1, R) depth."""
+        transmittance = torch.exp(-torch.matmul(self.prefix, sigma))
+        passed = transmittance[:, :, -1:]
+        expected = (transmittance * self.share).sum(dim=2, keepdim=True) + self.nearest
+        # Where the surface counts, 1 - passed is at least 1/2.
+        return torch.where(passed > 0.5, torch.inf, expected / (1 - passed).clamp(min=0.5))
 
 
-class _Scale(nn.Module):
-    """Batch normalisation as a product and a sum, whose factors are computed in float32 and rounded once."""
-
-    def __init__(self, norm: nn.BatchNorm2d, dtype: torch.dtype) -> None:
-        super().__init__()
-        assert norm.running_var is not None and norm.running_mean is not None
-        scale = norm.weight.detach().double() * torch.rsqrt(norm.running_var.double() + norm.eps)
-        shift = norm.bias.detach().double() - norm.running_mean.double() * scale
-        self.register_buffer("scale", scale.to(dtype)[:, None, None])
-        self.register_buffer("shift", shift.to(dtype)[:, None, None])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale + self.shift
+def _sampled(planes: Tensor, grid: Tensor) -> Tensor:
+    return functional.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _lower(network: nn.Module, dtype: torch.dtype) -> None:
-    """Make convolutions and what lies between them half precision, in place; the image is normalised in float32."""
-    for module in tuple(network.modules()):
-        for name, layer in tuple(module.named_children()):
-            if isinstance(layer, nn.BatchNorm2d):
-                setattr(module, name, _Scale(layer, dtype))
-            elif isinstance(layer, nn.Conv2d):
-                layer.to(dtype)
-    first = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
-    first.register_forward_pre_hook(lambda layer, inputs: (inputs[0].to(dtype),))
+def _in_half(network: PreActivation) -> PreActivation:
+    """A copy in float16. Batch normalisation becomes a scale and a shift first, so that no variance is rounded."""
+    network = copy.deepcopy(network)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            assert layer.running_mean is not None and layer.running_var is not None
+            scale = layer.weight.double() / torch.sqrt(layer.running_var.double() + layer.eps)
+            with torch.no_grad():
+                layer.bias.copy_(layer.bias.double() - layer.running_mean.double() * scale)
+                # The layer still divides by sqrt(1 + eps).
+                layer.weight.copy_(scale * (1 + layer.eps) ** 0.5)
+            layer.running_mean.zero_()
+            layer.running_var.fill_(1.0)
+    return network.half()

@@ -315,7 +315,10 @@ def main(argv: Sequence[str] | None = None, must_start: bool = False) -> int:
 def _started(node: PerceptionNode, must_start: bool) -> int | None:
     """Do what the parameters say about the start: the exit code if the process is to end already."""
     if node.get_parameter("build_only").value:
-        return 0 if node.trigger_configure() == TransitionCallbackReturn.SUCCESS else 1
+        if node.trigger_configure() != TransitionCallbackReturn.SUCCESS:
+            return 1
+        node.get_logger().info("build_only is set: the model is ready, ending")
+        return 0
     if node.get_parameter("autostart").value and not lifecycle.autostart(node) and must_start:
         return 2
     return None

@@ -1,93 +1,91 @@
-"""``kyn engine build|list|clean``: the TensorRT engines that this user built on this machine."""
+"""``kyn engine``: build TensorRT engines before they are needed, see which there are, remove them."""
 
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from pathlib import Path
 
-import numpy as np
+from kyn_models.artifact import default_artifact
 
-from kyn_models.artifact import ENGINES, Artifact, default_artifact
-from kyn_models.runtimes.cuda_device import gpu_count
-from kyn_models.runtimes.engine_cache import EngineCache, Entry
-from kyn_models.runtimes.queries import LoadOptions
-from kyn_models.types import VoxelGridSpec
-
-DEFAULT_RAYS = (96, 320)
 DAY_S = 86400.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="verb", metavar="build|list|clean", required=True)
-    build = verbs.add_parser("build", help="build the engine that the perception node will look for")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    build = actions.add_parser("build", help="build the engine of a model for this GPU, and test it")
     build.add_argument(
         "model", type=Path, nargs="?", default=default_artifact(), help="artifact (else the shipped one)"
     )
-    build.add_argument("--precision", choices=("auto", *ENGINES), default="auto", help="else auto, which is float16")
+    build.add_argument("--precision", default="auto", help="of convolutions: auto (float16), float16 or float32")
     build.add_argument(
-        "--rays", type=int, nargs=2, default=DEFAULT_RAYS, metavar=("ROWS", "COLUMNS"), help="depth_rays of the node"
+        *("--rays",),
+        type=int,
+        nargs=2,
+        default=(96, 320),
+        metavar=("ROWS", "COLUMNS"),
+        help="as depth_rays of the node",
     )
-    build.add_argument("--points", type=int, metavar="N", help="cells of the node's grid (else of the default grid)")
-    verbs.add_parser("list", help="what is built")
-    clean = verbs.add_parser("clean", help="remove engines, which are built again where they are needed")
-    clean.add_argument("--older-than", type=float, metavar="DAYS", help="only engines that were built before that")
+    build.add_argument("--points", type=int, help="cells of the grid (default: those of the node's default grid)")
+    actions.add_parser("list", help="engines in the cache, the newest first")
+    clean = actions.add_parser("clean", help="remove engines from the cache")
+    which = clean.add_mutually_exclusive_group(required=True)
+    which.add_argument("--all", action="store_true", help="all of them")
+    which.add_argument("--older-than", type=float, metavar="DAYS", help="those built more than DAYS days ago")
 
 
 def run(args: argparse.Namespace) -> int:
-    cache = EngineCache(print, print)
-    if args.verb == "build":
-        return _build(args)
-    entries = cache.entries()
-    if args.verb == "list":
-        for entry in entries:
-            print(_line(entry))
-        print(f"{len(entries)} engines in {cache.root}")
-        return 0
-    oldest_s = time.time() - DAY_S * _days(args.older_than)
-    going = [entry for entry in entries if entry.built_s <= oldest_s]
-    for entry in going:
-        cache.remove(entry)
-    print(f"removed {len(going)} of {len(entries)} engines in {cache.root}")
-    return 0
+    return {"build": _build, "list": _list, "clean": _clean}[args.action](args)
 
 
 def _build(args: argparse.Namespace) -> int:
-    points = int(np.prod(VoxelGridSpec().shape)) if args.points is None else args.points
-    if min(*args.rays, points) < 1:
-        raise ValueError(f"--rays, --points: got {args.rays[0]} {args.rays[1]} and {points}, expected all at least 1")
-    artifact = Artifact.load(args.model)
-    if gpu_count() == 0:
-        raise ValueError("no NVIDIA GPU found here by its driver (libcuda.so.1); build the engine where it will run")
-    from kyn_models.runtimes.tensorrt_library import find_library
-    from kyn_models.runtimes.tensorrt_runtime import open_engine
+    import math
 
-    library = find_library()
-    print(f"{artifact.name}, {library.title}")
-    options = LoadOptions("cuda", args.precision, args.rays[0] * args.rays[1], points, print)
-    try:
-        _, precision, sizes, cuda = open_engine(artifact, options, library)
-    except RuntimeError as error:
-        raise ValueError(str(error)) from error
-    device = cuda.device()
-    print(f"the engine is there: {precision}, {sizes.rays} rays, {sizes.points} points, for {device.name}")
+    from kyn_models import runtimes
+    from kyn_models.artifact import Artifact
+    from kyn_models.runtimes.queries import LoadOptions
+    from kyn_models.types import VoxelGridSpec
+
+    points = math.prod(VoxelGridSpec().shape) if args.points is None else args.points
+    for name, value in (("--rays", min(args.rays)), ("--points", points)):
+        if value < 1:
+            raise ValueError(f"{name}: got {value}, expected a number above 0")
+    artifact = Artifact.load(args.model)
+
+    def say(text: str) -> None:
+        print(f"  {text}", flush=True)
+
+    options = LoadOptions(precision=args.precision, rays=math.prod(args.rays), points=points, say=say)
+    print(f"{artifact.name}:", flush=True)
+    runtime = runtimes.choose("tensorrt", artifact, options=options)
+    print(f"  ready in {runtime.precision} with {runtime.library}, self-test passed")
     return 0
 
 
-def _days(days: float | None) -> float:
-    if days is not None and not (math.isfinite(days) and days >= 0):
-        raise ValueError(f"--older-than: got {days:g} days, expected 0 or more")
-    return days or 0.0
+def _list(args: argparse.Namespace) -> int:
+    from kyn_models.runtimes.engine_cache import cache_root, entries
+
+    found = entries()
+    for entry in found:
+        facts = {
+            name: entry.facts.get(name, "?") for name in ("product", "version", "gpu", "precision", "rays", "points")
+        }
+        print(
+            f"{entry.folder.name[:12]}  {facts['product']} {facts['version']}  {facts['gpu']}  {facts['precision']}  "
+            f"{facts['rays']} rays, {facts['points']} points  {entry.nbytes / 1e6:.1f} MB  "
+            f"{(time.time() - entry.built_s) / DAY_S:.1f} days old"
+        )
+    print(f"{len(found)} engines, {sum(entry.nbytes for entry in found) / 1e6:.1f} MB in {cache_root()}")
+    return 0
 
 
-def _line(entry: Entry) -> str:
-    """One engine, for people."""
-    age, size = (time.time() - entry.built_s) / DAY_S, entry.size_bytes / 1e6
-    known = entry.built_for
-    if not known:
-        return f"{entry.folder.name[:8]}  {size:8.1f} MB  {age:5.1f} days  its description is damaged"
-    what = (
-        f"{known['product']} {known['version']}  {known['gpu']} ({known['compute_capability']})  {known['precision']}"
-    )
-    return f"{entry.folder.name[:8]}  {size:8.1f} MB  {age:5.1f} days  {what}  {known['shapes']}"
+def _clean(args: argparse.Namespace) -> int:
+    from kyn_models.runtimes.engine_cache import cache_root, entries, remove
+
+    if not args.all and not args.older_than >= 0:
+        raise ValueError(f"--older-than: got {args.older_than}, expected a number of days, 0 or above")
+    chosen = [entry for entry in entries() if args.all or time.time() - entry.built_s > args.older_than * DAY_S]
+    for entry in chosen:
+        remove(entry, print)
+    print(f"removed {len(chosen)} engines, {sum(e.nbytes for e in chosen) / 1e6:.1f} MB, from {cache_root()}")
+    return 0

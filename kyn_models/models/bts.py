@@ -161,6 +161,11 @@ class PreActivation(nn.Module):
             self.merged.bias.copy_(wide @ output.bias.double())
 
     def forward(self, image: Tensor) -> Tensor:
+        return self.planes(image).permute(0, 2, 3, 1)
+
+    def planes(self, image: Tensor) -> Tensor:
+        """(1, H, W, 3) uint8 to (1, hidden, h, w), in the precision of the weights."""
         # TensorRT can do nothing with 8-bit numbers but widen them: that comes first.
-        trunk = self.network.decoder.trunk(self.network.encoder(image.float().permute(0, 3, 1, 2) / 255))
-        return self.merged(functional.pad(trunk, (1, 1, 1, 1), mode="reflect")).permute(0, 2, 3, 1)
+        pixels = (image.float().permute(0, 3, 1, 2) / 255).to(self.merged.weight.dtype)
+        trunk = self.network.decoder.trunk(self.network.encoder(pixels))
+        return self.merged(functional.pad(trunk, (1, 1, 1, 1), mode="reflect"))

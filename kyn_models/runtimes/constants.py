@@ -7,6 +7,7 @@ not plain torch starts from here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from kyn_models.runtimes.queries import SAMPLES_PER_RAY
 from kyn_models.types import Float32Array
 
 EXPORT_AGAIN = "`kyn export` writes a new one"
+ARRAYS = ("w_code", "bias", "w_out", "b_out", "freqs", "k_norm", "z_near", "z_far")
 
 
 @dataclass(frozen=True)
@@ -38,21 +40,25 @@ class DecoderConstants:
     @classmethod
     def load(cls, path: Path) -> DecoderConstants:
         """Read ``decoder.npz``. Raises ``ValueError`` naming a damaged file, a missing array or one of wrong size."""
-        names = ("w_code", "bias", "w_out", "b_out", "freqs", "k_norm", "z_near", "z_far")
-        arrays = read_npz(path, names, EXPORT_AGAIN)
+        arrays = read_npz(path, ARRAYS, EXPORT_AGAIN)
         try:
-            return cls(
-                np.ascontiguousarray(arrays["w_code"], dtype=np.float32),
-                np.ascontiguousarray(arrays["bias"], dtype=np.float32),
-                np.ascontiguousarray(arrays["w_out"], dtype=np.float32).reshape(-1),
-                float(arrays["b_out"]),
-                np.asarray(arrays["freqs"], dtype=np.float32),
-                np.asarray(arrays["k_norm"], dtype=np.float64),
-                float(arrays["z_near"]),
-                float(arrays["z_far"]),
-            )
+            return cls.from_arrays(arrays)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: got arrays that are not a decoder's ({error}); {EXPORT_AGAIN}") from error
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> DecoderConstants:
+        """From the arrays of ``decoder.npz`` by name. Raises ``TypeError`` or ``ValueError`` for one of wrong size."""
+        return cls(
+            np.ascontiguousarray(arrays["w_code"], dtype=np.float32),
+            np.ascontiguousarray(arrays["bias"], dtype=np.float32),
+            np.ascontiguousarray(arrays["w_out"], dtype=np.float32).reshape(-1),
+            float(arrays["b_out"]),
+            np.asarray(arrays["freqs"], dtype=np.float32),
+            np.asarray(arrays["k_norm"], dtype=np.float64),
+            float(arrays["z_near"]),
+            float(arrays["z_far"]),
+        )
 
     def image_coordinates(self, points: np.ndarray) -> np.ndarray:
         """(N, 2) float32 normalised image coordinates of (N, 3) points in camera axes."""

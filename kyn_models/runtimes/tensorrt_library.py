@@ -1,48 +1,78 @@
-"""Which TensorRT is installed here: the full one, or TensorRT-RTX, whose Python interface is the same."""
+"""Which TensorRT is installed here: ``tensorrt`` 10.3 to 11, else ``tensorrt_rtx``, whose Python API is the same."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any, NamedTuple
 
-PRODUCTS = {"tensorrt": ("TensorRT", (10, 3), (12, 0)), "tensorrt_rtx": ("TensorRT-RTX", (1, 4), (2, 0))}
-"""Python module to its name for people, the first version that works, and the first that is too new to know."""
+VERSIONS = {"tensorrt": ("TensorRT", (10, 3), (12, 0)), "tensorrt_rtx": ("TensorRT-RTX", (1, 4), (2, 0))}
+"""Module to the product's name, the first version known to have what is used here, and the first that is not."""
 
 
 class Library(NamedTuple):
-    """module: the Python module. product: its name. title: name and version for people. version: all of its fields."""
+    """product: name of the module. module: the module itself. version: as it says."""
 
-    module: Any
     product: str
-    title: str
+    module: Any
     version: str
 
+    @property
+    def title(self) -> str:
+        """Product and version for people."""
+        return f"{VERSIONS[self.product][0]} {self.version}"
 
-def find_library() -> Library:
-    """The installed TensorRT, the full one first.
 
-    Raises ``ImportError`` if none can be imported, ``RuntimeError`` if one can and its version is out of range.
+def find_library(products: tuple[str, ...] = tuple(VERSIONS)) -> Library:
+    """The first of ``products`` that can be imported.
+
+    Raises ``ImportError`` if there is none, ``RuntimeError`` for a version that is too old or too new.
     """
-    missing, wrong = [], []
-    for product in PRODUCTS:
+    failures = []
+    for product in products:
         try:
-            return open_library(product)
+            module = importlib.import_module(product)
         except ImportError as error:
-            missing.append(str(error))
-        except RuntimeError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise RuntimeError("; ".join(wrong))
-    raise ImportError("; ".join(missing), name=next(iter(PRODUCTS)))
+            failures.append(str(error).strip().splitlines()[0] if str(error).strip() else f"no {product}")
+            continue
+        return _checked(product, module)
+    raise ImportError("; ".join(failures))
 
 
-def open_library(product: str) -> Library:
-    """Import ``product`` ("tensorrt" or "tensorrt_rtx"). Raises ``ImportError``, ``RuntimeError`` as above."""
-    module = importlib.import_module(product)
-    name, first, too_new = PRODUCTS[product]
-    version = str(getattr(module, "__version__", "0"))
-    numbers = tuple(int(field) if field.isdigit() else 0 for field in version.split(".")[:2])
-    if not first <= numbers < too_new:
-        lowest, highest = ".".join(map(str, first)), ".".join(map(str, too_new))
-        raise RuntimeError(f"got {name} {version}, expected {lowest} or later and before {highest}")
-    return Library(module, product, f"{name} {version}", version)
+def _checked(product: str, module: Any) -> Library:
+    _, lowest, beyond = VERSIONS[product]
+    version = str(getattr(module, "__version__", "unknown"))
+    numbers = version.split(".")[:2]
+    if not all(part.isdigit() for part in numbers) or not lowest <= tuple(map(int, numbers)) < beyond:
+        raise RuntimeError(
+            f"{product}: got version {version}, expected {lowest[0]}.{lowest[1]} or later and before {beyond[0]}.0"
+        )
+    return Library(product, module, version)
+
+
+class LastError:
+    """What TensorRT said last about a fault: its calls themselves only return None or False."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def __str__(self) -> str:
+        return self.text or "it gave no reason"
+
+
+def make_logger(module: Any, last: LastError, echo: bool = False) -> Any:
+    """A logger of that library that keeps the newest error in ``last``. echo: print errors and warnings too."""
+    severity = module.ILogger.Severity
+    faults = (severity.INTERNAL_ERROR, severity.ERROR)
+
+    class Logger(module.ILogger):
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+
+        def log(self, level: Any, message: str) -> None:
+            line = " ".join(str(message).split())
+            if level in faults:
+                last.text = line
+            if echo and (level in faults or level == severity.WARNING):
+                print(line, flush=True)
+
+    return Logger()

@@ -241,13 +241,3 @@ def test_a_refused_set_up_keeps_the_process_and_ends_cleanly() -> None:
     with Process(PERCEPTION, *parameters(model="/nowhere", camera_pose=parameter_text(MOUNT))) as node:
         node.wait_for_text("not configured: /nowhere: no such folder")
         assert seconds_to_end(node, signal.SIGINT) < 5.0
-
-
-def test_build_only_loads_the_model_and_ends(model: Path) -> None:
-    good = {"model": str(model), "runtime": "onnxruntime", "camera_pose": parameter_text(MOUNT), "build_only": "true"}
-    with Process("kyn_ros.perception_node", *parameters(**good)) as node:
-        assert node.wait(60.0) == 0
-        assert "runtime onnxruntime float32" in node.text and "active, waiting" not in node.text
-    with Process("kyn_ros.perception_node", *parameters(**{**good, "model": "/nowhere"})) as node:
-        assert node.wait(60.0) == 1
-        assert "not configured: /nowhere: no such folder" in node.text

@@ -1,249 +1,273 @@
-"""Engines on disk: private, sealed, whole, built once, and never a reason to fail."""
+"""The engine cache: nothing foreign is ever loaded, one process builds, and a broken disk stops nobody."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import signal
-import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kyn_models.runtimes import engine_cache
-from kyn_models.runtimes.engine_cache import META, PLAN, SEAL, EngineCache, EngineKey
+from kyn_models.runtimes.engine_cache import KEY, META, PLAN, TIMING, cache_root, engine_from_cache, engine_key, entries
+from kyn_models.runtimes.engine_process import Built
 
-ROOT = Path(__file__).resolve().parents[2]
-KEY = EngineKey("tensorrt", "10.3.0.30", "ab" * 32, "Orin", "8.7", 12, "float16", "ray_grid:1x1x8x2", "strongly typed")
-CONTENT = b"an engine" * 100
-
-
-class Builder:
-    def __init__(self, content: bytes = CONTENT) -> None:
-        self.content, self.count = content, 0
-
-    def __call__(self, plan: Path, timing: Path) -> None:
-        self.count += 1
-        plan.write_bytes(self.content)
-        timing.write_bytes(b"timings")
+ROOT = Path(__file__).parents[2]
+FACTS = {"product": "tensorrt", "version": "10.3.0.30", "rays": 30720}
 
 
-@pytest.fixture
-def said() -> list[str]:
-    return []
+class Use:
+    """One start of a node. said: what it told."""
+
+    def __init__(self, refuse: bytes = b"nothing", plan: bytes = b"plan") -> None:
+        self.said: list[str] = []
+        self.timings: list[bytes] = []
+        self._refuse, self._plan = refuse, plan
+
+    def __call__(self, facts: dict = FACTS) -> bytes:
+        return engine_from_cache(
+            facts, lambda plan: None if plan == self._refuse else plan, self._build, self.said.append
+        )
+
+    def _build(self, timing: bytes) -> Built:
+        self.timings.append(timing)
+        return Built(self._plan, timing + b"t")
+
+    @property
+    def builds(self) -> int:
+        return len(self.timings)
 
 
-@pytest.fixture
-def cache(tmp_path: Path, said: list[str]) -> EngineCache:
-    return EngineCache(said.append, lambda _: None, tmp_path / "engines")
+@pytest.fixture(autouse=True)
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Folder of the engine of ``FACTS``."""
+    monkeypatch.setenv("KYN_CACHE_DIR", str(tmp_path / "kyn"))
+    return tmp_path / "kyn" / "engines" / engine_key(FACTS)
 
 
-def plan_of(cache: EngineCache) -> Path:
-    return cache.root / KEY.digest() / PLAN
+def test_built_once_private_and_found_again(folder: Path) -> None:
+    first, second = Use(), Use()
+    assert first() == b"plan" and second() == b"plan"
+    assert (first.builds, second.builds, first.said, second.said) == (1, 0, [], [])
+    for path in (folder, folder.parent):
+        assert path.stat().st_mode & 0o777 == 0o700
+    for path in (folder / PLAN, folder / META, folder / TIMING, folder.parent / KEY):
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert sorted(file.name for file in folder.iterdir()) == sorted([PLAN, META, TIMING])
+    other = Use()
+    other(FACTS | {"version": "10.16.1.11"})
+    assert other.builds == 1 and len(entries()) == 2
 
 
-def test_an_engine_is_built_once_and_only_its_user_can_read_or_write_it(cache: EngineCache, said: list[str]) -> None:
-    build = Builder()
-    assert cache.get(KEY, build) == cache.get(KEY, build) == CONTENT
-    assert build.count == 1 and not said
-    for folder in (cache.root, plan_of(cache).parent):
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    for name in (plan_of(cache), plan_of(cache).with_name(META), cache.root / SEAL):
-        assert stat.S_IMODE(name.stat().st_mode) == 0o600
-    assert not list(plan_of(cache).parent.glob("*.part*"))
+def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("KYN_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_root() == tmp_path / "xdg" / "kyn"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_root() == tmp_path / ".cache" / "kyn"
 
 
-@pytest.mark.parametrize(
-    "change", ["product", "version", "graph", "gpu", "compute_capability", "driver_cuda_major", "precision", "shapes"]
-)
-def test_every_field_of_the_key_decides(cache: EngineCache, change: str) -> None:
-    build = Builder()
-    cache.get(KEY, build)
-    cache.get(replace(KEY, **{change: 13 if change == "driver_cuda_major" else "another"}), build)
-    assert build.count == 2
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
 
 
-def truncate(plan: Path) -> None:
-    plan.write_bytes(plan.read_bytes()[:10])
-
-
-def exchange(plan: Path) -> None:
-    plan.write_bytes(b"code of somebody else")
-
-
-def reseal(plan: Path) -> None:
-    """An attacker who writes both files but does not know the seal."""
-    plan.write_bytes(b"code of somebody else")
-    meta = json.loads(plan.with_name(META).read_text())
-    plan.with_name(META).write_text(json.dumps({**meta, "hmac_sha256": "0" * 64}))
-
-
-def open_to_all(plan: Path) -> None:
-    plan.chmod(0o666)
-
-
-def link(plan: Path) -> None:
-    other = plan.with_name("other.plan")
-    plan.rename(other)
-    plan.symlink_to(other)
-
-
-def no_meta(plan: Path) -> None:
-    plan.with_name(META).unlink()
-
-
-def broken_meta(plan: Path) -> None:
-    plan.with_name(META).write_text("{")
-
-
-def foreign_meta(plan: Path) -> None:
-    meta = json.loads(plan.with_name(META).read_text())
-    meta["key"]["gpu"] = "another"
-    plan.with_name(META).write_text(json.dumps(meta))
-
-
-def new_seal(plan: Path) -> None:
-    (plan.parent.parent / SEAL).unlink()
-
-
-def open_seal(plan: Path) -> None:
-    (plan.parent.parent / SEAL).chmod(0o644)
+def make_link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
 
 
 @pytest.mark.parametrize(
-    ("damage", "sentence"),
+    ("harm", "reason"),
     [
-        (truncate, "its content is not what was built here"),
-        (exchange, "its content is not what was built here"),
-        (reseal, "its content is not what was built here"),
-        (open_to_all, "others may write it"),
-        (link, "it is a link"),
-        (no_meta, "its description is missing"),
-        (broken_meta, "its description is damaged"),
-        (foreign_meta, "its description is of another engine"),
-        (new_seal, "its content is not what was built here"),
-        (open_seal, "its content is not what was built here"),
+        (lambda folder: damage(folder / PLAN), "it is damaged or was not built here"),
+        (lambda folder: (folder / PLAN).write_bytes(b""), "it is damaged or was not built here"),
+        (lambda folder: (folder / META).unlink(), "it is damaged or was not built here"),
+        (lambda folder: (folder / META).write_bytes(b"{"), "it is damaged or was not built here"),
+        (lambda folder: (folder / PLAN).chmod(0o666), "others may change it (mode 666)"),
+        (lambda folder: (folder / META).chmod(0o620), "others may change it (mode 620)"),
+        (lambda folder: make_link(folder / PLAN), "too many levels of symbolic links"),
     ],
+    ids=["damaged", "empty", "unsigned", "meta", "world-writable", "group-writable", "link"],
 )
-def test_what_cannot_be_trusted_is_built_again_and_said(
-    cache: EngineCache, said: list[str], damage: Callable[[Path], None], sentence: str
+def test_what_is_not_sound_is_built_again_and_said(folder: Path, harm, reason: str) -> None:
+    Use()()
+    harm(folder)
+    again, then = Use(plan=b"new"), Use()
+    assert again() == b"new" and then() == b"new"
+    assert again.said == [f"{folder / PLAN}: {reason}; it is built again"]
+    assert (again.builds, then.builds, then.said) == (1, 0, [])
+    assert not (folder / PLAN).is_symlink()
+
+
+def test_an_engine_of_another_machine_is_not_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    build = Builder()
-    cache.get(KEY, build)
-    damage(plan_of(cache))
-    assert cache.get(KEY, build) == CONTENT and build.count == 2
-    assert said == [f"{plan_of(cache)}: {sentence}; the engine is built again"]
-    assert cache.get(KEY, build) == CONTENT and build.count == 2, "mended"
+    """Whole and with signatures, but of another key."""
+    monkeypatch.setenv("KYN_CACHE_DIR", str(tmp_path / "other"))
+    Use(plan=b"foreign")()
+    monkeypatch.setenv("KYN_CACHE_DIR", str(tmp_path / "kyn"))
+    Use()()
+    for name in (PLAN, META, TIMING):
+        (folder / name).write_bytes((tmp_path / "other" / "engines" / folder.name / name).read_bytes())
+    here = Use()
+    assert here() == b"plan" and here.builds == 1
+    assert "was not built here" in here.said[0]
 
 
-def test_an_engine_of_another_user_is_not_loaded(
-    cache: EngineCache, said: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    build, user = Builder(), os.geteuid()
-    cache.get(KEY, build)
-    if user == 0:
-        os.chown(plan_of(cache), 12345, 12345)
-        cache.get(KEY, build)
-        assert "it belongs to somebody else; the engine is built again" in said.pop()
-    # The whole cache belongs to somebody else: nothing in it is touched.
-    before = plan_of(cache).stat().st_mtime_ns
-    monkeypatch.setattr(engine_cache.os, "geteuid", lambda: user + 1)
-    assert cache.get(KEY, Builder(b"own")) == b"own"
-    assert "belongs to somebody else" in said[0] and "for this process alone" in said[0]
-    assert plan_of(cache).stat().st_mtime_ns == before
+def test_an_engine_cannot_take_the_place_of_another(folder: Path) -> None:
+    Use()()
+    Use(plan=b"other")(FACTS | {"rays": 1})
+    other = folder.with_name(engine_key(FACTS | {"rays": 1}))
+    for name in (PLAN, META, TIMING):
+        (folder / name).write_bytes((other / name).read_bytes())
+    here = Use()
+    assert here() == b"plan" and here.builds == 1
 
 
-def test_an_open_cache_folder_is_made_private(cache: EngineCache) -> None:
-    cache.root.mkdir(parents=True)
-    cache.root.chmod(0o777)
-    cache.get(KEY, Builder())
-    assert stat.S_IMODE(cache.root.stat().st_mode) == 0o700
+def test_files_and_folders_of_another_user_are_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Use()()
+    monkeypatch.setattr(engine_cache.os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(engine_cache._Refused, match="belongs to another user"):
+        engine_cache._read_private(folder / PLAN)
+    here = Use()
+    assert here() == b"plan" and here.builds == 1
+    assert "belongs to another user" in here.said[0] and here.said[0].endswith("is built for this start only")
 
 
-def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path, said: list[str]) -> None:
-    (tmp_path / "file").write_text("no folder")
-    build = Builder()
-    assert EngineCache(said.append, lambda _: None, tmp_path / "file" / "engines").get(KEY, build) == CONTENT
-    assert len(said) == 1 and said[0].startswith("the engine cache cannot be used (") and build.count == 1
+def test_a_key_that_others_could_read_is_replaced(folder: Path) -> None:
+    Use()()
+    old = (folder.parent / KEY).read_bytes()
+    (folder.parent / KEY).chmod(0o644)
+    here = Use()
+    here()
+    assert here.builds == 1 and "a new key is made" in here.said[0]
+    assert (folder.parent / KEY).read_bytes() != old and (folder.parent / KEY).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_full_disk_costs_only_time(cache: EngineCache, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, content: bytes) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-    monkeypatch.setattr(engine_cache, "_write_own", full)
-    assert cache.get(KEY, Builder()) == CONTENT
-    assert "No space left on device" in said[0] and "for this process alone" in said[0]
-    assert not plan_of(cache).exists(), "no half of an engine stays"
+def test_an_open_folder_is_closed(folder: Path) -> None:
+    folder.parent.mkdir(parents=True, mode=0o777)
+    folder.parent.chmod(0o777)
+    Use()()
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_build_that_fails_leaves_nothing_and_is_tried_again(cache: EngineCache) -> None:
-    def fail(plan: Path, timing: Path) -> None:
-        plan.write_bytes(b"half")
-        raise RuntimeError("out of memory")
-
-    with pytest.raises(RuntimeError, match="out of memory"):
-        cache.get(KEY, fail)
-    assert sorted(path.name for path in plan_of(cache).parent.iterdir()) == ["lock"]
-    assert cache.get(KEY, Builder()) == CONTENT
-
-
-def test_entries_and_forgetting(cache: EngineCache) -> None:
-    assert cache.entries() == []
-    cache.get(KEY, Builder())
-    cache.get(replace(KEY, gpu="H200"), Builder(b"long" * 1000))
-    plan_of(cache).with_name(META).write_text("{")
-    entries = cache.entries()
-    assert [entry.built_for.get("gpu") for entry in entries] == [None, "H200"]
-    assert [entry.size_bytes for entry in entries] == [len(CONTENT), 4000]
-    cache.forget(KEY)
-    assert len(cache.entries()) == 1
+def test_the_library_refuses_a_sound_engine(folder: Path) -> None:
+    Use(plan=b"of the day before")()
+    here = Use(refuse=b"of the day before")
+    assert here() == b"plan"
+    assert here.said == [f"{folder / PLAN}: the library refuses it; it is built again"]
+    assert here.timings == [b"t"], "measurements of the first build help the second"
+    with pytest.raises(RuntimeError, match="the engine that was just built does not load"):
+        Use(refuse=b"plan")(FACTS | {"rays": 2})
 
 
-PROGRAM = """
+def test_a_full_disk_costs_the_next_start_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_cache.os, "fsync", full)
+        here = Use()
+        assert here() == b"plan"
+    # The key is the first file, so nothing can be signed.
+    assert "no space left on device; the engine is built for this start only" in here.said[0] and len(here.said) == 1
+    Use(plan=b"x")(FACTS | {"rays": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_cache.os, "fsync", full)
+        here = Use()
+        assert here() == b"plan"
+    assert here.said == [
+        f"{folder}: no space left on device; the engine is not kept, and the next start builds it again"
+    ]
+    assert not list(folder.parent.rglob("*.part"))
+    then = Use()
+    assert then() == b"plan" and then.builds == 1 and not then.said
+
+
+def test_a_cache_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KYN_CACHE_DIR", str(tmp_path / "file" / "kyn"))
+    here = Use()
+    assert here() == b"plan" and here.builds == 1
+    assert here.said == [
+        f"engine cache {tmp_path / 'file' / 'kyn'}: not a directory; the engine is built for this start only"
+    ]
+
+
+NODE = """
 import sys, time
 from pathlib import Path
-sys.path[:0] = [sys.argv[1]]
-from kyn_models.runtimes.engine_cache import EngineCache, EngineKey
-root = Path(sys.argv[2])
-def build(plan, timing):
-    with (root / "builds").open("a") as log:
-        log.write("built\\n")
-    print("building", flush=True)
-    time.sleep(float(sys.argv[3]))
-    plan.write_bytes(b"engine")
-key = EngineKey("tensorrt", "1", "2", "3", "4", 5, "6", "7", "8")
-said = lambda sentence: print(sentence, flush=True)
-print(EngineCache(said, said, root / "engines").get(key, build), flush=True)
+from kyn_models.runtimes.engine_cache import engine_from_cache
+from kyn_models.runtimes.engine_process import Built
+log = Path(sys.argv[1])
+def build(timing):
+    with log.open("a") as stream:
+        stream.write("build\\n")
+    time.sleep(float(sys.argv[2]))
+    return Built(b"plan", b"")
+def say(text):
+    print(text, flush=True)
+print(engine_from_cache({"product": "tensorrt"}, lambda plan: plan, build, say).decode())
 """
 
 
-def start(root: Path, seconds: float) -> subprocess.Popen:
-    command = [sys.executable, "-c", PROGRAM, str(ROOT), str(root), str(seconds)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def start(log: Path, slow_s: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", NODE, str(log), str(slow_s)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
-def test_of_two_processes_at_once_one_builds_and_both_have_it(tmp_path: Path) -> None:
-    processes = [start(tmp_path, 1.0) for _ in range(2)]
-    texts = [process.communicate(timeout=60)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert all("b'engine'" in text for text in texts)
-    assert (tmp_path / "builds").read_text() == "built\n"
-    assert sum("another process is building this engine; waiting for it" in text for text in texts) == 1
+def wait_for(log: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not log.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
-def test_the_lock_of_a_killed_process_is_gone_with_it(tmp_path: Path) -> None:
-    first = start(tmp_path, 60.0)
-    assert first.stdout is not None and first.stdout.readline() == "building\n"
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    begin = time.monotonic()
-    second = start(tmp_path, 0.0)
-    assert "b'engine'" in second.communicate(timeout=60)[0] and time.monotonic() - begin < 30
-    assert (tmp_path / "builds").read_text() == "built\nbuilt\n"
+def test_processes_that_start_at_once_make_one_build(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    nodes = [start(log, 1.0) for _ in range(3)]
+    outputs = [node.communicate(timeout=60)[0].splitlines() for node in nodes]
+    assert [output[-1] for output in outputs] == ["plan"] * 3
+    assert log.read_text().splitlines() == ["build"]
+    waited = [output for output in outputs if len(output) > 1]
+    assert waited and all(
+        line == "another process is building the same engine; waiting for it"
+        for output in waited
+        for line in output[:-1]
+    )
+
+
+def test_the_lock_of_a_process_that_died_is_free(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    killed = start(log, 60.0)
+    wait_for(log)
+    killed.kill()
+    killed.communicate()
+    after = start(log, 0.0)
+    assert after.communicate(timeout=20)[0].splitlines() == ["plan"]
+    assert log.read_text().splitlines() == ["build"] * 2
+
+
+def test_listing_and_removing(folder: Path) -> None:
+    assert entries() == []
+    Use()()
+    Use(plan=b"longer plan")(FACTS | {"rays": 1})
+    (folder.parent / "strange").mkdir()
+    found = {entry.folder.name: entry for entry in entries()}
+    assert found[folder.name].facts == FACTS and found["strange"].facts == {}
+    assert found[folder.name].nbytes == sum(file.stat().st_size for file in folder.iterdir())
+    assert abs(time.time() - found[folder.name].built_s) < 60
+    for entry in entries():
+        engine_cache.remove(entry, pytest.fail)
+    assert sorted(path.name for path in folder.parent.iterdir()) == [KEY, "key.lock"]
+    here = Use()
+    assert here() == b"plan" and here.builds == 1
+
+
+def test_facts_decide(folder: Path) -> None:
+    assert engine_key(FACTS) == engine_key(dict(reversed(FACTS.items())))
+    assert len({engine_key(FACTS | {name: "other"}) for name in FACTS} | {engine_key(FACTS)}) == 4

@@ -144,7 +144,7 @@ def test_a_precision_that_a_runtime_lacks_is_one_sentence(tiny_artifact: Path) -
 
 
 def test_unknown_name(tiny_artifact: Path) -> None:
-    with pytest.raises(ValueError, match="runtime: got 'tensorflow', expected one of auto, openvino"):
+    with pytest.raises(ValueError, match="runtime: got 'tensorflow', expected one of auto, tensorrt, openvino"):
         runtimes.choose("tensorflow", Artifact.load(tiny_artifact))
 
 

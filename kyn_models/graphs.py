@@ -1,0 +1,144 @@
+"""Networks as ONNX files without weights of their own: initialisers point into ``weights.safetensors``. torch.
+
+So weights are stored once and are exactly those of the torch model. Batch normalisation stays in the graph, because
+weights folded with it would be other numbers; runtimes fold it when they load.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kyn_models.artifact import sha256
+from kyn_models.fused import Fused
+
+OPSET = 18
+MOST = 1 << 24
+"""More rays or points than a graph is ever asked for at once."""
+
+
+def encoder_graph(network: nn.Module, image_shape: Sequence[int], weights: Path) -> bytes:
+    """The ONNX file of an image network that holds a model's encoder as ``network``. weights: safetensors file."""
+    image = torch.zeros(*image_shape, dtype=torch.uint8)
+    return _file(network, (image,), ["image"], ["pre_activation"], None, weights)
+
+
+def engine_graph(fused: Fused, image_shape: Sequence[int], weights: Path) -> bytes:
+    """The ONNX file of a whole model, for any number of rays and points."""
+    hidden = fused.w_out.shape[1]
+    rays, points = torch.export.Dim("rays", min=2, max=MOST), torch.export.Dim("points", min=2, max=MOST)
+    inputs = (
+        torch.zeros(*image_shape, dtype=torch.uint8),
+        *(torch.zeros(1, 1, 24, 2), torch.zeros(1, hidden, 1, 24)),
+        *(torch.zeros(1, 1, 40, 2), torch.zeros(1, hidden, 1, 40)),
+    )
+    names = ["image", "ray_grid", "ray_code", "point_grid", "point_code"]
+    sizes = (None, {2: rays}, {3: rays}, {2: points}, {3: points})
+    return _file(fused, inputs, names, ["depth", "density"], sizes, weights)
+
+
+def _file(
+    network: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outputs: list[str], sizes: Any, weights: Path
+) -> bytes:
+    import onnxscript.optimizer
+    from onnx_ir.passes import common
+
+    with _quiet():
+        program = torch.onnx.export(
+            network,
+            inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            optimize=False,
+            input_names=names,
+            output_names=outputs,
+            dynamic_shapes=sizes,
+            verbose=False,
+        )
+    assert program is not None
+    # Only constants are folded: the exporter's own optimiser would fold batch normalisation into the weights.
+    onnxscript.optimizer.fold_constants(program.model)
+    common.RemoveUnusedNodesPass()(program.model)
+    graph = program.model_proto
+    _without_traces(graph)
+    _refer_to_weights(graph, weights)
+    graph.metadata_props.add(key="weights_sha256", value=sha256(weights))
+    return graph.SerializeToString()
+
+
+def _refer_to_weights(model: Any, weights: Path) -> None:
+    """Replace initialisers that lie in the safetensors file by references to them, cast in the graph where needed."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    stored = _stored_tensors(weights)
+    types = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "I64": TensorProto.INT64}
+    casts = []
+    for tensor in model.graph.initializer:
+        name = "encoder." + tensor.name.rpartition("network.")[2]
+        if name not in stored:
+            continue
+        dtype, offset, values = stored[name]
+        here = numpy_helper.to_array(tensor)
+        # A compiler wants small vectors as they are, and what was changed on the way is not what is stored.
+        if (here.dtype != values.dtype and here.ndim < 2) or not np.array_equal(here, values.astype(here.dtype)):
+            continue
+        if here.dtype != values.dtype:
+            to = helper.np_dtype_to_tensor_dtype(here.dtype)
+            casts.append(helper.make_node("Cast", [tensor.name + ".stored"], [tensor.name], to=to))
+            tensor.name += ".stored"
+        tensor.data_type = types[dtype]
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", weights.name), ("offset", str(offset)), ("length", str(values.nbytes))):
+            tensor.external_data.add(key=key, value=value)
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(casts + nodes)
+
+
+def _without_traces(model: Any) -> None:
+    """Drop what the exporter notes about the Python code behind each node: most of the file, with local paths."""
+    graph = model.graph
+    for part in (graph.node, graph.value_info, graph.input, graph.output, [graph, model]):
+        for item in part:
+            item.doc_string = ""
+            del item.metadata_props[:]
+
+
+def _stored_tensors(weights: Path) -> dict[str, tuple[str, int, np.ndarray]]:
+    """Type, offset in the file, and values of every tensor of a safetensors file."""
+    content = weights.read_bytes()
+    header = int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8 : 8 + header])
+    dtypes = {"F32": np.float32, "F16": np.float16, "I64": np.int64}
+    tensors = {}
+    for name, entry in entries.items():
+        if name != "__metadata__":
+            shape, offset = entry["shape"], 8 + header + entry["data_offsets"][0]
+            values = np.frombuffer(content, dtypes[entry["dtype"]], math.prod(shape), offset)
+            tensors[name] = (entry["dtype"], offset, values.reshape(shape))
+    return tensors
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks about libraries that these models do not use."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
