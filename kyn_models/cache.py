@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 
-def cache_folder(name: str) -> Path:
-    """Folder ``name`` below $KYN_CACHE_DIR, else below kyn in $XDG_CACHE_HOME, else in ~/.cache. It may not exist."""
+def cache_root() -> Path:
+    """$KYN_CACHE_DIR, else ``kyn`` in $XDG_CACHE_HOME, else in ~/.cache. It may not exist."""
     own = os.environ.get("KYN_CACHE_DIR")
-    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (Path(own) if own else Path(shared) / "kyn") / name
+    if own:
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kyn"

@@ -63,7 +63,8 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from kyn_models.runtimes.engine_cache import cache_root, entries
+    from kyn_models.cache import cache_root
+    from kyn_models.runtimes.engine_cache import entries
 
     found = entries()
     for entry in found:
@@ -80,7 +81,8 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _clean(args: argparse.Namespace) -> int:
-    from kyn_models.runtimes.engine_cache import cache_root, entries, remove
+    from kyn_models.cache import cache_root
+    from kyn_models.runtimes.engine_cache import entries, remove
 
     if not args.all and not args.older_than >= 0:
         raise ValueError(f"--older-than: got {args.older_than}, expected a number of days, 0 or above")

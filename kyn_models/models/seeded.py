@@ -20,7 +20,7 @@ from torch import nn
 from kyn_models import __version__
 from kyn_models import config as configuration
 from kyn_models.artifact import ENCODER, WEIGHTS, Artifact, Licences, Manifest, TrainingCamera, write_artifact
-from kyn_models.cache import cache_folder
+from kyn_models.cache import cache_root
 from kyn_models.models.bts import Bts, BtsConfig
 from kyn_models.models.loading import weights_file
 
@@ -81,7 +81,7 @@ def cached_artifact(
     from kyn_models.export import export
 
     key = zlib.crc32(repr((config, __version__)).encode())
-    folder = cache_folder("models") / f"seeded-{config.encoder}-{width}x{height}-{key:08x}"
+    folder = cache_root() / "models" / f"seeded-{config.encoder}-{width}x{height}-{key:08x}"
     if folder.is_dir():
         try:
             artifact = Artifact.load(folder)

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kyn_models.cache import cache_root
 from kyn_models.runtimes.engine_process import Built
 
 T = TypeVar("T")
@@ -49,14 +50,6 @@ class Entry:
     facts: dict[str, Any]
     nbytes: int
     built_s: float
-
-
-def cache_root() -> Path:
-    """Folder of everything that kyn keeps between starts."""
-    own = os.environ.get("KYN_CACHE_DIR")
-    if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kyn"
 
 
 def engine_from_cache(

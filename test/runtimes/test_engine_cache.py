@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from kyn_models.cache import cache_root
 from kyn_models.runtimes import engine_cache
-from kyn_models.runtimes.engine_cache import KEY, META, PLAN, TIMING, cache_root, engine_from_cache, engine_key, entries
+from kyn_models.runtimes.engine_cache import KEY, META, PLAN, TIMING, engine_from_cache, engine_key, entries
 from kyn_models.runtimes.engine_process import Built
 
 ROOT = Path(__file__).parents[2]
