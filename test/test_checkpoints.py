@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch", reason="checkpoints need the train extra")
 
 from artifacts import TINY, seeded_bts  # noqa: E402
 
-from kyn_models.artifact import DECODER, ENCODER, SELFTEST, WEIGHTS, Artifact, sha256  # noqa: E402
+from kyn_models.artifact import DECODER, ENCODER, ENGINES, SELFTEST, WEIGHTS, Artifact, sha256  # noqa: E402
 from kyn_models.checkpoints import Checkpoint, Foreign, official_weights  # noqa: E402
 from kyn_models.cli import import_, main  # noqa: E402
 from kyn_models.models import bts_official  # noqa: E402
@@ -203,7 +203,7 @@ def test_import_makes_an_artifact_that_is_the_model(tmp_path: Path, capsys: Any)
         assert f"ignored, outside the model: {name}\n" in out
     assert "agrees with torch" in out
     artifact = Artifact.load(tmp_path / "out")
-    assert set(artifact.manifest.files) == {WEIGHTS, ENCODER, DECODER, SELFTEST}
+    assert set(artifact.manifest.files) == {WEIGHTS, ENCODER, *ENGINES.values(), DECODER, SELFTEST}
     assert artifact.manifest.family == "bts"
     assert artifact.manifest.provenance == {"imported from": "a.pt", "sha256": sha256(tmp_path / "a.pt")}
     imported, expected = load_model(artifact).state_dict(), official()

@@ -113,6 +113,8 @@ def test_a_signal_ends_the_demo_and_all_it_started(shared_data, tiny_artifact, t
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # What runs the tests may ignore it, as nohup does, and a demo inherits that.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     assert demo.stdout is not None
     for line in demo.stdout:
