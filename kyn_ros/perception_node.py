@@ -6,6 +6,7 @@ newest image into messages, so that diagnostics, services and shutdown never wai
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -293,6 +294,8 @@ def main(argv: Sequence[str] | None = None, must_start: bool = False) -> int:
 
     must_start: exit code 2 where autostart is refused; else the node stays, to be configured again once it is mended.
     """
+    # Threads of the compiled loops sleep between images: spinning, they take the cores from whoever else works here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         stop = lifecycle.start_ros(argv)
     except ValueError as error:
