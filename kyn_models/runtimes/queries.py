@@ -38,7 +38,7 @@ Query = RayQuery | PointQuery
 
 
 class StepOutput(NamedTuple):
-    """Answers by query name, and milliseconds by stage."""
+    """Answers by query name, and milliseconds by stage. The next call of the same step may overwrite the arrays."""
 
     arrays: dict[str, Float32Array]
     stages_ms: dict[str, float]
