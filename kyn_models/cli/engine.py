@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from pathlib import Path
 
-from kyn_models.artifact import default_artifact
+from kyn_models import runtimes
+from kyn_models.artifact import Artifact, default_artifact
+from kyn_models.cache import cache_root
+from kyn_models.runtimes.engine_cache import entries, remove
+from kyn_models.runtimes.queries import LoadOptions
+from kyn_models.types import VoxelGridSpec
 
 DAY_S = 86400.0
 
@@ -19,12 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     build.add_argument("--precision", default="auto", help="of convolutions: auto (float16), float16 or float32")
     build.add_argument(
-        *("--rays",),
-        type=int,
-        nargs=2,
-        default=(96, 320),
-        metavar=("ROWS", "COLUMNS"),
-        help="as depth_rays of the node",
+        "--rays", type=int, nargs=2, default=(96, 320), metavar=("ROWS", "COLUMNS"), help="as depth_rays of the node"
     )
     build.add_argument("--points", type=int, help="cells of the grid (default: those of the node's default grid)")
     actions.add_parser("list", help="engines in the cache, the newest first")
@@ -39,13 +40,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    import math
-
-    from kyn_models import runtimes
-    from kyn_models.artifact import Artifact
-    from kyn_models.runtimes.queries import LoadOptions
-    from kyn_models.types import VoxelGridSpec
-
     points = math.prod(VoxelGridSpec().shape) if args.points is None else args.points
     for name, value in (("--rays", min(args.rays)), ("--points", points)):
         if value < 1:
@@ -63,9 +57,6 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from kyn_models.cache import cache_root
-    from kyn_models.runtimes.engine_cache import entries
-
     found = entries()
     for entry in found:
         facts = {
@@ -81,9 +72,6 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _clean(args: argparse.Namespace) -> int:
-    from kyn_models.cache import cache_root
-    from kyn_models.runtimes.engine_cache import entries, remove
-
     if not args.all and not args.older_than >= 0:
         raise ValueError(f"--older-than: got {args.older_than}, expected a number of days, 0 or above")
     chosen = [entry for entry in entries() if args.all or time.time() - entry.built_s > args.older_than * DAY_S]
