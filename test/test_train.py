@@ -8,15 +8,16 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 
 from kyn_models import losses
-from kyn_models.train import LAST, LoopConfig, Trainer
+from kyn_models.loop import LoopConfig, part_of
+from kyn_models.train import LAST, Trainer
 
 LOOP = LoopConfig(steps=12, learning_rate=0.05, warmup=2, average=0.9, validate_every=4, encoder_prefix="0.")
 
 
-def batches(step: int) -> dict:
+def batches(step: int, part: int = 0, parts: int = 1) -> dict:
     rng = np.random.default_rng((7, step))
-    x = torch.from_numpy(rng.standard_normal((16, 4), dtype=np.float32))
-    return {"x": x, "y": x.sum(dim=1, keepdim=True)}
+    x = torch.from_numpy(rng.standard_normal((16, 4), dtype=np.float32))[part_of(16, part, parts)]
+    return {"x": x, "y": x.sum(dim=1, keepdim=True), "items": torch.arange(16)[part_of(16, part, parts)]}
 
 
 def loss(model, batch, step):
@@ -50,7 +51,7 @@ def test_resuming_equals_no_pause(tmp_path):
     assert whole.run()
     first = trainer(tmp_path / "parts")
     for step in range(5):
-        first.step(batches(step))
+        first.step([batches(step)])
     first.save(LAST)
     second = trainer(tmp_path / "parts")
     assert second.resume() and second.state.step == 5
@@ -113,7 +114,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
 
 def test_an_error_while_loading_reaches_the_caller(tmp_path):
     run = trainer(tmp_path)
-    run._batches = lambda step: (_ for _ in ()).throw(OSError("disk is gone"))
+    run._batches = lambda *part: (_ for _ in ()).throw(OSError("disk is gone"))
     with pytest.raises(OSError, match="disk is gone"):
         run.run()
 
