@@ -165,8 +165,12 @@ def _colour_loss(rendered: render.Composite, z: Tensor, batch: Batch, config: Fi
     )
 
 
-def validate(model: nn.Module, cache: StreetCache, stride: int = 8) -> tuple[float, dict[str, float]]:
+def validate(
+    model: nn.Module, cache: StreetCache, stride: int = 8, size: tuple[int, int] | None = None
+) -> tuple[float, dict[str, float]]:
     """Score (lower is better) and numbers on a held-out set, left images only.
+
+    size: (height, width) that the network wants, else that of the stored images.
 
     abs_rel: of rays through every ``stride``-th pixel, 3 to 80 m, sky as 80 m. occupancy: share of right answers on the
     points of the metric's slab (two fifths of the stored points), against the published threshold.
@@ -179,7 +183,10 @@ def validate(model: nn.Module, cache: StreetCache, stride: int = 8) -> tuple[flo
     slab = 2 * cache.config.points // 5
     relative, right = [], []
     for pair in range(cache.config.pairs):
-        image = torch.from_numpy(_network_image(np.array(cache.arrays["images"][pair, 0])))[None]
+        pixels = np.array(cache.arrays["images"][pair, 0])
+        if size is not None:
+            pixels = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA)
+        image = torch.from_numpy(_network_image(pixels))[None]
         field = model.condition(View(image, k_norm, eye))
         z = render.z_samples(field.z_near, field.z_far)
         rendered = render.composite(field.along_rays(rays, z[None, None]), z)

@@ -108,9 +108,13 @@ class Bts(nn.Module):
         self.code_xyz = PositionalCode(config.frequencies, config.frequency_factor)
         self.mlp_coarse = ResnetFC(config.d_out + self.code_xyz.size, 1, config.blocks, config.hidden)
 
-    def condition(self, view: View) -> BtsField:
-        """Encode one view; the field it gives answers in that view's world."""
-        features = self.encoder(view.image * 0.5 + 0.5)
+    def condition(self, view: View, flip: bool = False) -> BtsField:
+        """Encode one view; the field it gives answers in that view's world.
+
+        flip: encode the mirror image and mirror the features back (augmentation in training, as published).
+        """
+        image = view.image * 0.5 + 0.5
+        features = self.encoder(image.flip(-1)).flip(-1) if flip else self.encoder(image)
         return self.field(features, view.k_norm, view.camera_from_world)
 
     def exportable(self) -> tuple[PreActivation, dict[str, Tensor]]:
