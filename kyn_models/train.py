@@ -89,6 +89,9 @@ class Trainer:
         if self.world > 1 and loop.norms == "batch" and torch.device(device).type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(device)
+        self._batches, self._validate, self._item_name = batches, validate, item_name
+        # All processes have the first one's weights from here on.
+        self._forward = self._distributed(_Step(self.model, loss))
         # Frozen weights are neither averaged nor copied: a language model has more of them than the rest of the model.
         self._frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
         self.averaged = {
@@ -96,8 +99,6 @@ class Trainer:
             for name, value in model.state_dict().items()
         }
         self.optimiser = torch.optim.AdamW(self._groups(), lr=loop.learning_rate, weight_decay=loop.weight_decay)
-        self._batches, self._validate, self._item_name = batches, validate, item_name
-        self._forward = self._distributed(_Step(self.model, loss))
         self._late = False
         self.state = _State()
         self._training_mode()
