@@ -1,4 +1,7 @@
-"""What a model trained on frames is worth on held-out ones: depth against the lidar, else colours of other views. torch."""
+"""What a model trained on frames is worth on held-out ones: depth against the lidar, else colours of other views.
+
+torch.
+"""
 
 from __future__ import annotations
 

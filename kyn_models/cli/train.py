@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--device cuda: torch finds no GPU here, expected one; leave it out to train on the CPU")
     # Light that hardly passes gives denormal numbers, which made a step three times slower on a CPU.
     torch.set_flush_denormal(True)
-    level = logging.INFO if ranks.first() else logging.ERROR
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s")
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("kyn_models").setLevel(logging.INFO if ranks.first() else logging.ERROR)
     try:
         return _train(config, args)
     finally:

@@ -58,8 +58,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.steps or self.steps[0] != 0 or len(set(self.steps)) < len(self.steps):
             raise ValueError(f"data.steps: got {list(self.steps)}, expected different frame steps with 0 first")
-        if min(self.size) < 1:
-            raise ValueError(f"data.size: got {list(self.size)}, expected a height and a width above 0")
+        if min(self.size) < 64 or self.size[0] % 32 or self.size[1] % 32:
+            raise ValueError(
+                f"data.size: got {list(self.size)}, expected a height and a width that are multiples of 32 from 64 on"
+            )
         if not 1 <= self.dilations[0] <= self.dilations[1]:
             raise ValueError(f"data.dilations: got {list(self.dilations)}, expected (from, to), both at least 1")
         if self.layout != "streets" and not self.root:
@@ -171,7 +173,7 @@ class Frames:
         self.missing = tuple(missing)
         if not items:
             raise ValueError(
-                f"{missing[0]}, and so do all of its {len(lines)} lines; is {config.root} the right folder?"
+                f"{missing[0]}, and none of its {len(lines)} lines is whole; does the split belong to {config.root}?"
             )
         if missing:
             log.warning("%d of %d lines left out, the first: %s", len(missing), len(lines), missing[0])
