@@ -147,9 +147,11 @@ def read_mei(path: Path) -> MeiCamera:
     if not isinstance(content, dict) or content.get("model_type", "MEI") != "MEI":
         got = content.get("model_type") if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path}: got {got}, expected a camera with model_type MEI")
-    values = [_number(content.get(group), name, f"{path}: {group}") for group, names in _KEYS.items() for name in names]
-    size = [int(_number(content, name, str(path))) for name in ("image_width", "image_height")]
-    return MeiCamera(*values, *size)
+    xi, k1, k2, p1, p2, gamma1, gamma2, u0, v0 = (
+        _number(content.get(group), name, f"{path}: {group}") for group, names in _KEYS.items() for name in names
+    )
+    width, height = (int(_number(content, name, str(path))) for name in ("image_width", "image_height"))
+    return MeiCamera(xi, k1, k2, p1, p2, gamma1, gamma2, u0, v0, width, height)
 
 
 def mei_text(camera: MeiCamera, name: str) -> str:

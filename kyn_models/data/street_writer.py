@@ -9,7 +9,7 @@ are numbered by 10 digits. Extra: ``data_truth/<drive>/<camera>/`` with
   is within 255 m;
 * ``instance/<frame>.png``: uint16, 0 ground and sky; ``moving/<frame>.png``: uint8, 255 on things that move;
 * ``image/<frame>.png`` for the side cameras, which the official layout has no place for;
-* ``data_truth/cameras.txt``: ``<camera>: width height fx fy cx cy`` and the 3x4 base_link-from-camera (pinhole cameras).
+* ``data_truth/cameras.txt``: ``<camera>: width height fx fy cx cy`` and the 3x4 base_link-from-camera (pinholes).
 """
 
 from __future__ import annotations
