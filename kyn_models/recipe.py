@@ -21,8 +21,8 @@ from kyn_models import __version__, ranks
 from kyn_models import config as configuration
 from kyn_models.artifact import WEIGHTS, Artifact, Licences, Manifest, TrainingCamera, write_artifact
 from kyn_models.data import frame_cache, street_cache
-from kyn_models.data.frame_cache import LiveViews, ViewItems
-from kyn_models.data.sources import DataConfig, Frames
+from kyn_models.data.frame_cache import ViewItems
+from kyn_models.data.sources import DataConfig, Frames, LiveViews
 from kyn_models.data.street_cache import CacheConfig, StreetCache
 from kyn_models.export import export
 from kyn_models.field_training import FieldLossConfig, field_loss, make_batch, validate
@@ -90,7 +90,7 @@ def make_task(config: TrainConfig, folder: Path) -> Task:
         return _geometry(config, folder)
     frames = Frames(config.data)
     size, seed = config.data.size, config.loop.seed
-    items: ViewItems = LiveViews(frames, size)
+    items: ViewItems = LiveViews(frames)
     if config.data.cache:
         settings = configuration.to_mapping(config.data)
         items = _stored(
@@ -115,8 +115,8 @@ def _frame_validation(config: TrainConfig, folder: Path) -> Validate:
         assert config.data is not None
         cache, size = _street_cache(folder / "validation", config.validation), config.data.size
         return lambda model: validate(model, cache, size=size)
-    frames, size = Frames(config.held_out), config.held_out.size
-    return lambda model: validate_frames(model, frames, size, config.view_loss)
+    frames = Frames(config.held_out)
+    return lambda model: validate_frames(model, frames, config.view_loss)
 
 
 def _geometry(config: TrainConfig, folder: Path) -> Task:
@@ -151,10 +151,9 @@ def _stored(path: Path, items: Any, build: Callable[[Callable[[int], None]], Any
 
 def training_camera(frames: Frames, size: tuple[int, int]) -> TrainingCamera:
     """The camera of the first key frame: what an artifact says that its model was trained with."""
-    observation = frames[0].observation
-    mount = observation.base_from_camera
+    mount = frames[0].observation.base_from_camera
     return TrainingCamera(
-        observation.key.intrinsics,
+        frames.source(0),
         width=size[1],
         height=size[0],
         height_m=round(float(mount[2, 3]), 3),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+from kyn_models.data.data_config import DataConfig
 from kyn_models.data.kitti360 import Kitti360, drives_of
 from kyn_models.data.splits import SplitLine, read_split
-from kyn_models.types import Float32Array, Float64Array, PosedFrame
+from kyn_models.types import Float32Array, Float64Array, Intrinsics, PosedFrame
 
 
 class Layout(Protocol):
@@ -18,7 +18,7 @@ class Layout(Protocol):
     def drives(self) -> Sequence[str]:
         """Names of all drives."""
 
-    def sides(self, stereo: bool) -> Sequence[str]:
+    def sides(self) -> Sequence[str]:
         """Sides that key frames are taken from where no split says it."""
 
     def split_lines(self, path: str) -> Sequence[SplitLine]:
@@ -39,33 +39,45 @@ class Layout(Protocol):
     def posed_frame(self, drive: str, frame: int, camera: str) -> PosedFrame:
         """Image, camera and pose."""
 
-    def base_from_camera(self, drive: str, camera: str) -> Float64Array:
-        """(4, 4) mount of a camera."""
+    def source(self, drive: str, camera: str) -> Intrinsics:
+        """Camera of the images before they were made small: the networks' normalised form is taken from it."""
 
-    def depth(self, drive: str, frame: int, camera: str) -> Float32Array | None:
-        """(H, W) metres from the lidar, NaN unknown; None where there is no scan."""
+    def base_from_camera(self, drive: str, side: str) -> Float64Array:
+        """(4, 4) mount of the camera of that side."""
+
+    def depth(self, drive: str, frame: int, side: str) -> Float32Array | None:
+        """(H, W) metres from the lidar in that side's camera, NaN unknown; None where there is no scan."""
 
 
-def open_layout(name: str, root: str, poses: str, prepared: bool, size: tuple[int, int]) -> Layout:
+def open_layout(config: DataConfig) -> Layout:
     """The layout of a folder. Raises ``FileNotFoundError`` where there is no such folder."""
-    if not Path(root).is_dir():
-        raise FileNotFoundError(f"{root}: there is no such folder, expected {name} data")
-    return _Kitti360(root)
+    if not Path(config.root).is_dir():
+        raise FileNotFoundError(f"{config.root}: there is no such folder, expected {config.layout} data")
+    return _Kitti360(config)
 
 
 class _Kitti360:
-    """One reader for each drive and camera, made when it is first asked for."""
+    """One reader for each drive and side, made when it is first asked for."""
 
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self._reader = lru_cache(maxsize=None)(lambda drive, camera: Kitti360(root, drive, camera))
-        self._images = lru_cache(maxsize=None)(self._listed)
+    def __init__(self, config: DataConfig) -> None:
+        self._config = config
+        self._readers: dict[tuple[str, str], Kitti360] = {}
+        self._images: dict[tuple[str, str], frozenset[int]] = {}
+
+    def _reader(self, drive: str, side: str = "00") -> Kitti360:
+        config, key = self._config, (drive, side)
+        if key not in self._readers:
+            others = [camera for camera in self.cameras(side)[1:] if config.stereo]
+            others += self.fisheyes(side) if config.fisheye else ()
+            views, prepared = [(camera, 0) for camera in others], config.size if config.prepared else None
+            self._readers[key] = Kitti360(config.root, drive, side, views=views, prepared=prepared)
+        return self._readers[key]
 
     def drives(self) -> Sequence[str]:
-        return drives_of(self._root)
+        return drives_of(self._config.root)
 
-    def sides(self, stereo: bool) -> Sequence[str]:
-        return ("00", "01") if stereo else ("00",)
+    def sides(self) -> Sequence[str]:
+        return ("00", "01") if self._config.stereo else ("00",)
 
     def split_lines(self, path: str) -> Sequence[SplitLine]:
         return read_split(path)
@@ -77,21 +89,24 @@ class _Kitti360:
         return ("02", "03") if side == "00" else ("03", "02")
 
     def posed_frames(self, drive: str) -> Sequence[int]:
-        return self._reader(drive, "00").posed_frames
+        return self._reader(drive).posed_frames
 
     def image_frames(self, drive: str, camera: str) -> frozenset[int]:
-        return self._images(drive, camera)
-
-    def _listed(self, drive: str, camera: str) -> frozenset[int]:
-        folder = self._reader(drive, "00").image_path(0, camera).parent
-        return frozenset(int(path.stem) for path in folder.glob("*.png") if path.stem.isdigit())
+        key = (drive, camera)
+        if key not in self._images:
+            folder = self._reader(drive).image_path(0, camera).parent
+            self._images[key] = frozenset(int(path.stem) for path in folder.glob("*.png") if path.stem.isdigit())
+        return self._images[key]
 
     def posed_frame(self, drive: str, frame: int, camera: str) -> PosedFrame:
-        return self._reader(drive, "00").posed_frame(frame, camera)
+        return self._reader(drive).posed_frame(frame, camera)
 
-    def base_from_camera(self, drive: str, camera: str) -> Float64Array:
-        return self._reader(drive, "00").base_from_camera(camera)
+    def source(self, drive: str, camera: str) -> Intrinsics:
+        return self._reader(drive).calibration.source[camera]
 
-    def depth(self, drive: str, frame: int, camera: str) -> Float32Array | None:
-        reader = self._reader(drive, camera)
+    def base_from_camera(self, drive: str, side: str) -> Float64Array:
+        return self._reader(drive).base_from_camera(side)
+
+    def depth(self, drive: str, frame: int, side: str) -> Float32Array | None:
+        reader = self._reader(drive, side)
         return reader.lidar_depth(frame) if reader.has_scan(frame) else None

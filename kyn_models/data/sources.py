@@ -13,61 +13,19 @@ import logging
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
+import numpy as np
+
+from kyn_models.data.data_config import DataConfig
+from kyn_models.data.frame_cache import Views, views_of
 from kyn_models.data.layouts import Layout, open_layout
 from kyn_models.data.splits import SplitLine
-from kyn_models.data.streets import Streets, StreetsOptions
-from kyn_models.types import Observation, Sample
+from kyn_models.data.streets import Streets
+from kyn_models.types import Intrinsics, Observation, Sample
+
+__all__ = ["DataConfig", "Frames", "LiveViews"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """layout: how the folder ``root`` is organised; ``streets`` are made, not read. split: file with the key frames,
-    none for all of them.
-
-    size: (height, width) of the images that a network sees. steps: frames of every camera, 0 (the key frame) first.
-    stereo: also the other camera. fisheye: also the rectified fisheye cameras of KITTI-360, ``fisheye_offset`` frames
-    later, when they pass what the key frame sees. dilations: (from, to) factor on the steps, each an item of its own.
-    prepared: KITTI-360 as `kyn prepare kitti360` wrote it at ``size``. poses: folder of KITTI raw's poses, none for
-    those of the GPS. depth: read the lidar's depth too, for validation. limit: only the first so many items (0: all).
-    strict: a split line that names a missing frame is an error, else it is counted and left out.
-    cache: store resized views in the training's folder once; else files are read anew every time.
-    streets: which ones, for that layout; its size and views are those named here.
-    """
-
-    layout: Literal["streets", "kitti360", "kitti_raw", "realestate10k"] = "streets"
-    root: str = ""
-    split: str = ""
-    size: tuple[int, int] = (192, 640)
-    steps: tuple[int, ...] = (0, 1)
-    stereo: bool = True
-    fisheye: bool = False
-    fisheye_offset: int = 10
-    dilations: tuple[int, int] = (1, 1)
-    prepared: bool = False
-    poses: str = ""
-    depth: bool = False
-    limit: int = 0
-    strict: bool = False
-    cache: bool = False
-    streets: StreetsOptions = StreetsOptions()
-
-    def __post_init__(self) -> None:
-        if not self.steps or self.steps[0] != 0 or len(set(self.steps)) < len(self.steps):
-            raise ValueError(f"data.steps: got {list(self.steps)}, expected different frame steps with 0 first")
-        if min(self.size) < 64 or self.size[0] % 32 or self.size[1] % 32:
-            raise ValueError(
-                f"data.size: got {list(self.size)}, expected a height and a width that are multiples of 32 from 64 on"
-            )
-        if not 1 <= self.dilations[0] <= self.dilations[1]:
-            raise ValueError(f"data.dilations: got {list(self.dilations)}, expected (from, to), both at least 1")
-        if self.layout != "streets" and not self.root:
-            raise ValueError(f"data.root: got none, expected the folder of the {self.layout} data")
-        if self.fisheye and self.layout in ("kitti_raw", "realestate10k"):
-            raise ValueError(f"data.fisheye: got true for {self.layout}, expected false: it has no such cameras")
 
 
 @dataclass(frozen=True)
@@ -93,7 +51,7 @@ class Frames:
             self._streets = _streets(config)
             count = len(self._streets)
         else:
-            self._layout: Layout = open_layout(config.layout, config.root, config.poses, config.prepared, config.size)
+            self._layout: Layout = open_layout(config)
             self._items = self._all_items() if not config.split else self._items_of_split()
             count = len(self._items) * len(self._dilations)
         self._count = min(count, config.limit) if config.limit else count
@@ -111,13 +69,28 @@ class Frames:
         key, *others = [
             self._layout.posed_frame(item.drive, frame, camera) for camera, frame in self._shots(item, dilation)
         ]
-        camera = self._layout.cameras(item.side)[0]
         return Sample(
             name=self.name(index),
-            observation=Observation((key,), self._layout.base_from_camera(item.drive, camera)),
+            observation=Observation((key,), self._layout.base_from_camera(item.drive, item.side)),
             views=tuple(others),
-            depth_m=self._layout.depth(item.drive, item.frame, camera) if self.config.depth else None,
+            depth_m=self._layout.depth(item.drive, item.frame, item.side) if self.config.depth else None,
         )
+
+    def views(self, index: int, sample: Sample | None = None) -> Views:
+        """The item as networks take it, at ``config.size``; the key frame first. sample: the item, if it is at hand."""
+        views = views_of(sample or self[index], self.config.size)
+        if self._streets is not None:
+            return views
+        item, dilation = self._item(index)
+        sources = [self._layout.source(item.drive, camera) for camera, _ in self._shots(item, dilation)]
+        return views._replace(k_norm=np.stack([source.normalised() for source in sources]).astype(np.float32))
+
+    def source(self, index: int) -> Intrinsics:
+        """Camera of an item's key frame before its image was made small: what ``k_norm`` is taken from."""
+        if self._streets is not None:
+            return self._streets.intrinsics
+        item, _ = self._item(index)
+        return self._layout.source(item.drive, self._layout.cameras(item.side)[0])
 
     def name(self, index: int) -> str:
         """Drive, frame and camera of an item, for messages; reads no image."""
@@ -146,7 +119,7 @@ class Frames:
         items = [
             _Item(drive, frame, side)
             for drive in self._layout.drives()
-            for side in self._layout.sides(self.config.stereo)
+            for side in self._layout.sides()
             for frame in self._layout.posed_frames(drive)
         ]
         whole = [item for item in items if self._fault(item) is None]
@@ -192,6 +165,19 @@ class Frames:
                 if frame not in self._layout.image_frames(item.drive, camera):
                     return f"of whose views the image of camera {camera} at frame {frame} is missing"
         return None
+
+
+class LiveViews:
+    """The items as training takes them, read anew every time."""
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames = frames
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: int) -> Views:
+        return self._frames.views(index)
 
 
 def _streets(config: DataConfig) -> Streets:
