@@ -1,7 +1,8 @@
-"""Text files of the KITTI family: ``key: numbers`` tables, pose lists, images and scans, with errors by name."""
+"""Files of the KITTI family: ``key: numbers`` tables, pose lists, stamps, images and scans, with errors by name."""
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +96,28 @@ def read_scan(path: Path) -> Float32Array:
             "the scan is truncated, copy it again"
         )
     return np.fromfile(path, dtype="<f4").reshape(-1, 4)
+
+
+def read_stamps(path: Path) -> list[int | None] | None:
+    """Nanoseconds of each line of a ``timestamps.txt``, None for a blank line; None where there is no such file.
+
+    The line number is the frame number: frames after a blank line keep their own stamps.
+    """
+    if not path.is_file():
+        return None
+    return [
+        _nanoseconds(line, f"{path}, line {number}") if line.strip() else None
+        for number, line in enumerate(path.read_text().rstrip().splitlines(), start=1)
+    ]
+
+
+def _nanoseconds(text: str, source: str) -> int:
+    """``YYYY-MM-DD hh:mm:ss.fffffffff`` as nanoseconds since 1970, UTC, without rounding."""
+    date, _, fraction = text.strip().partition(".")
+    try:
+        seconds = datetime.strptime(date, "%Y-%m-%d %H:%M:%S").replace(tzinfo=timezone.utc).timestamp()
+        if len(fraction) > 9:
+            raise ValueError
+        return int(seconds) * 1_000_000_000 + int(fraction.ljust(9, "0"))
+    except ValueError:
+        raise ValueError(f"{source}: got {text.strip()!r}, expected 'YYYY-MM-DD hh:mm:ss.fffffffff'") from None
