@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kyn_models.image_file import read_rgb
-from kyn_models.types import Float32Array, Float64Array, UInt8Array
+from kyn_models.types import Float32Array, Float64Array, Intrinsics, UInt8Array
 
 
 def require_file(path: Path, what: str) -> Path:
@@ -121,3 +121,15 @@ def _nanoseconds(text: str, source: str) -> int:
         return int(seconds) * 1_000_000_000 + int(fraction.ljust(9, "0"))
     except ValueError:
         raise ValueError(f"{source}: got {text.strip()!r}, expected 'YYYY-MM-DD hh:mm:ss.fffffffff'") from None
+
+
+def resized_source(source: Intrinsics, width: int, height: int) -> Intrinsics:
+    """The camera of the whole image resized whose ``normalised()`` is that of ``source``: c' = c s, f' = f s.
+
+    Networks are trained on resized images with the K_norm of the source camera, as published. That is half a pixel off
+    the centre-correct ``Intrinsics.resized``.
+    """
+    if (width, height) == (source.width, source.height):
+        return source
+    sx, sy = width / source.width, height / source.height
+    return Intrinsics(source.fx * sx, source.fy * sy, source.cx * sx, source.cy * sy, width, height)

@@ -27,6 +27,7 @@ from kyn_models.data.kitti360_cameras import (
     View,
     image_folder,
     mirrored,
+    posed_after,
     prepared_intrinsics,
     read_calibration,
 )
@@ -254,7 +255,7 @@ class Kitti360:
         """The frame number ``offset`` steps after a posed frame."""
         if self.steps == "frame":
             return frame + offset
-        return self.posed_frames[min(max(self._rank[frame] + offset, 0), len(self.posed_frames) - 1)]
+        return posed_after(self.posed_frames, self._rank, frame, offset)
 
     def _shots(self, frame: int) -> list[View]:
         """(camera, frame number) of the sample of a posed frame, the key first."""

@@ -11,7 +11,7 @@ whose corner pixels, not the outer edges of these, are at -1 and 1: see ``rectif
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,6 +126,14 @@ def image_folder(camera: str, prepared: tuple[int, int] | None = None, rotation:
         return "data_rgb" if camera in FISHEYES else "data_rect"
     name = f"data_{prepared[0]}x{prepared[1]}"
     return f"{name}_{rotation[0]:g}x{rotation[1]:g}" if camera in FISHEYES else name
+
+
+def posed_after(posed: Sequence[int], rank: Mapping[int, int], frame: int, offset: int) -> int:
+    """The frame ``offset`` posed frames after ``frame``, the first or last one beyond the drive's ends.
+
+    posed: frame numbers with a pose, ascending. rank: place of each in ``posed``.
+    """
+    return posed[min(max(rank[frame] + offset, 0), len(posed) - 1)]
 
 
 def mirrored(views: Sequence[View]) -> tuple[View, ...]:
