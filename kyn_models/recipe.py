@@ -29,9 +29,12 @@ from kyn_models.field_training import FieldLossConfig, field_loss, make_batch, v
 from kyn_models.frame_validation import validate_frames
 from kyn_models.loop import NOT_COMPARED, LoopConfig, part_of
 from kyn_models.models.loading import fill, load_model, make_config, make_model, weights_file
+from kyn_models.networks.efficientnet_lite import EfficientNetLite0Encoder
+from kyn_models.networks.resnet import ResnetEncoder
 from kyn_models.train import BEST, Batches, Loss, Trainer
 from kyn_models.view_synthesis import ViewLossConfig, frames_batch, view_loss
 
+TRUNKS = (ResnetEncoder, EfficientNetLite0Encoder)
 Validate = Callable[[nn.Module], tuple[float, dict[str, float]]]
 
 
@@ -169,7 +172,7 @@ def make_trainer(config: TrainConfig, task: Task, out: Path, device: str = "cpu"
         start = Artifact.load(config.start_from)
         fill(model, load_model(start).state_dict(), config.start_from)
     elif config.imagenet and ranks.first():  # the others receive its weights
-        model.encoder.encoder.load_imagenet()
+        next(part for part in model.modules() if isinstance(part, TRUNKS)).load_imagenet()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(config.frozen) if config.frozen else True)
     settings = configuration.to_mapping(config)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from kyn_models.data.data_config import DataConfig
 from kyn_models.data.kitti360 import Kitti360, drives_of
+from kyn_models.data.kitti_raw import KittiRawFolder
 from kyn_models.data.splits import SplitLine, read_split
 from kyn_models.types import Float32Array, Float64Array, Intrinsics, PosedFrame
 
@@ -18,7 +19,7 @@ class Layout(Protocol):
     def drives(self) -> Sequence[str]:
         """Names of all drives."""
 
-    def sides(self) -> Sequence[str]:
+    def sides(self, stereo: bool) -> Sequence[str]:
         """Sides that key frames are taken from where no split says it."""
 
     def split_lines(self, path: str) -> Sequence[SplitLine]:
@@ -39,20 +40,22 @@ class Layout(Protocol):
     def posed_frame(self, drive: str, frame: int, camera: str) -> PosedFrame:
         """Image, camera and pose."""
 
-    def source(self, drive: str, camera: str) -> Intrinsics:
+    def intrinsics(self, drive: str, camera: str) -> Intrinsics:
         """Camera of the images before they were made small: the networks' normalised form is taken from it."""
 
-    def base_from_camera(self, drive: str, side: str) -> Float64Array:
-        """(4, 4) mount of the camera of that side."""
+    def base_from_camera(self, drive: str, camera: str) -> Float64Array:
+        """(4, 4) mount of a camera."""
 
-    def depth(self, drive: str, frame: int, side: str) -> Float32Array | None:
-        """(H, W) metres from the lidar in that side's camera, NaN unknown; None where there is no scan."""
+    def depth(self, drive: str, frame: int, camera: str) -> Float32Array | None:
+        """(H, W) metres from the lidar at the size of the stored image, NaN unknown; None where there is no scan."""
 
 
 def open_layout(config: DataConfig) -> Layout:
     """The layout of a folder. Raises ``FileNotFoundError`` where there is no such folder."""
     if not Path(config.root).is_dir():
         raise FileNotFoundError(f"{config.root}: there is no such folder, expected {config.layout} data")
+    if config.layout == "kitti_raw":
+        return KittiRawFolder(config.root, config.poses or None)
     return _Kitti360(config)
 
 
@@ -76,8 +79,8 @@ class _Kitti360:
     def drives(self) -> Sequence[str]:
         return drives_of(self._config.root)
 
-    def sides(self) -> Sequence[str]:
-        return ("00", "01") if self._config.stereo else ("00",)
+    def sides(self, stereo: bool) -> Sequence[str]:
+        return ("00", "01") if stereo else ("00",)
 
     def split_lines(self, path: str) -> Sequence[SplitLine]:
         return read_split(path)
@@ -101,12 +104,12 @@ class _Kitti360:
     def posed_frame(self, drive: str, frame: int, camera: str) -> PosedFrame:
         return self._reader(drive).posed_frame(frame, camera)
 
-    def source(self, drive: str, camera: str) -> Intrinsics:
+    def intrinsics(self, drive: str, camera: str) -> Intrinsics:
         return self._reader(drive).calibration.source[camera]
 
-    def base_from_camera(self, drive: str, side: str) -> Float64Array:
-        return self._reader(drive).base_from_camera(side)
+    def base_from_camera(self, drive: str, camera: str) -> Float64Array:
+        return self._reader(drive).base_from_camera(camera)
 
-    def depth(self, drive: str, frame: int, side: str) -> Float32Array | None:
-        reader = self._reader(drive, side)
+    def depth(self, drive: str, frame: int, camera: str) -> Float32Array | None:
+        reader = self._reader(drive, camera)
         return reader.lidar_depth(frame) if reader.has_scan(frame) else None

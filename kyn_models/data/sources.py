@@ -69,11 +69,12 @@ class Frames:
         key, *others = [
             self._layout.posed_frame(item.drive, frame, camera) for camera, frame in self._shots(item, dilation)
         ]
+        camera = self._layout.cameras(item.side)[0]
         return Sample(
             name=self.name(index),
-            observation=Observation((key,), self._layout.base_from_camera(item.drive, item.side)),
+            observation=Observation((key,), self._layout.base_from_camera(item.drive, camera)),
             views=tuple(others),
-            depth_m=self._layout.depth(item.drive, item.frame, item.side) if self.config.depth else None,
+            depth_m=self._layout.depth(item.drive, item.frame, camera) if self.config.depth else None,
         )
 
     def views(self, index: int, sample: Sample | None = None) -> Views:
@@ -82,7 +83,7 @@ class Frames:
         if self._streets is not None:
             return views
         item, dilation = self._item(index)
-        sources = [self._layout.source(item.drive, camera) for camera, _ in self._shots(item, dilation)]
+        sources = [self._layout.intrinsics(item.drive, camera) for camera, _ in self._shots(item, dilation)]
         return views._replace(k_norm=np.stack([source.normalised() for source in sources]).astype(np.float32))
 
     def source(self, index: int) -> Intrinsics:
@@ -90,7 +91,7 @@ class Frames:
         if self._streets is not None:
             return self._streets.intrinsics
         item, _ = self._item(index)
-        return self._layout.source(item.drive, self._layout.cameras(item.side)[0])
+        return self._layout.intrinsics(item.drive, self._layout.cameras(item.side)[0])
 
     def name(self, index: int) -> str:
         """Drive, frame and camera of an item, for messages; reads no image."""
@@ -119,7 +120,7 @@ class Frames:
         items = [
             _Item(drive, frame, side)
             for drive in self._layout.drives()
-            for side in self._layout.sides()
+            for side in self._layout.sides(self.config.stereo)
             for frame in self._layout.posed_frames(drive)
         ]
         whole = [item for item in items if self._fault(item) is None]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from tiny_drive import DRIVE, RIGHT_M, WIDTH, image, write_drive
+from tiny_raw import DRIVE as RAW_DRIVE
+from tiny_raw import RIGHT_M as RAW_RIGHT_M
+from tiny_raw import STEP_M as RAW_STEP_M
+from tiny_raw import write_raw, write_slam
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from tiny_drive import DRIVE, RIGHT_M, image, write_drive
-
+from kyn_models.data.kitti360 import Kitti360
 from kyn_models.data.sources import DataConfig, Frames
 
 FRAMES = (5, 6, 8, 9)
@@ -92,6 +94,46 @@ def test_an_image_that_is_missing_is_named(tmp_path):
         f"{split}, line 2: names frame 6 of {DRIVE}, of whose views the image of camera 01 at frame 8 is missing"
     ]
     assert len(Frames(config(root))) == 4
+
+
+def test_prepared_images_come_with_fisheye_views_and_the_published_camera(tmp_path):
+    root = write_drive(tmp_path / "drive", FRAMES, cameras=("00", "01"))
+    add_prepared(root)
+    frames = Frames(config(root, prepared=True, fisheye=True, fisheye_offset=2))
+    views = frames.views(0)
+    assert views.images.shape == (8, 64, 96, 3)
+    # The normalised camera is that of the images before they were made small, for every view.
+    expected = Kitti360(root).intrinsics().normalised()
+    assert np.allclose(views.k_norm, expected, atol=1e-6) and frames.source(0).width == WIDTH
+    assert views.images[4:, 0, 0, 0].tolist() == [28, 29, 38, 39]
+
+
+def add_prepared(root: Path) -> None:
+    """Images of one grey per camera and frame, as `kyn prepare kitti360` names them, and fisheye mounts."""
+    folders = {"00": "data_64x96", "01": "data_64x96", "02": "data_64x96_0x-15", "03": "data_64x96_0x-15"}
+    for camera, folder in folders.items():
+        (root / "data_2d_raw" / DRIVE / f"image_{camera}" / folder).mkdir(parents=True)
+        for frame in FRAMES:
+            path = root / "data_2d_raw" / DRIVE / f"image_{camera}" / folder / f"{frame:010d}.png"
+            cv2.imwrite(str(path), np.full((64, 96, 3), 10 * int(camera) + frame, np.uint8))
+    with (root / "calibration" / "calib_cam_to_pose.txt").open("a") as stream:
+        stream.write("image_02: 0 0 1 1 1 0 0 0 0 1 0 0\nimage_03: 0 0 1 1 1 0 0 0 0 1 0 0\n")
+
+
+@pytest.mark.parametrize("slam", [True, False])
+def test_kitti_raw_has_stereo_neighbours_and_poses(tmp_path, slam):
+    root = write_raw(tmp_path / "raw")
+    split = tmp_path / "train_files.txt"
+    split.write_text(f"{RAW_DRIVE} 1 r\n{RAW_DRIVE} 2 l\n{RAW_DRIVE} 7 l\n")
+    poses = str(write_slam(tmp_path / "poses")) if slam else ""
+    frames = Frames(DataConfig("kitti_raw", str(root), str(split), (64, 96), poses=poses, depth=True))
+    assert [frames.name(index) for index in range(2)] == [f"{RAW_DRIVE}_0000000001_03", f"{RAW_DRIVE}_0000000002_02"]
+    assert len(frames.missing) == 1 and "names frame 7" in frames.missing[0]
+    right, step = RAW_RIGHT_M, RAW_STEP_M
+    np.testing.assert_allclose(shifts(frames, 0), [(step, 0), (0, -right), (step, -right)], atol=1e-4)
+    np.testing.assert_allclose(shifts(frames, 1), [(0, 0), (0, right), (0, right)], atol=1e-4)
+    assert np.nanmin(frames[1].depth_m) == pytest.approx(8.0)
+    assert frames.views(0).images.shape == (4, 64, 96, 3)
 
 
 def test_what_makes_no_sense_is_named(root):
