@@ -7,14 +7,17 @@ set, and the density of a point depends on the set. It does not depend on how th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kyn_models.geometry import EPSILON_M, project, sample, transform
+from kyn_models.geometry import EPSILON_M, View, project, sample, transform
 from kyn_models.models.bts import Density
+from kyn_models.networks.lseg import LSeg, LSegConfig
 from kyn_models.networks.modulation import ModulatedMLP
+from kyn_models.networks.monodepth2 import Monodepth2
 from kyn_models.networks.point_mlp import PositionalCode
 
 
@@ -22,19 +25,19 @@ from kyn_models.networks.point_mlp import PositionalCode
 class KynConfig:
     """encoder: image trunk. channels_dec: decoder channels from fine to coarse. d_out: its feature channels.
 
-    fused: channels of the fused feature map. hidden, heads, head_channels: of the point network. text: channels of
-    language features. label_count: how many labels the model knows. frequencies, frequency_factor: of the positional
-    code. z_near, z_far: range in metres.
+    lseg: the language features. fused: channels of the fused feature map. hidden, heads, head_channels: of the point
+    network. label_count: how many labels the model knows. frequencies, frequency_factor: of the positional code.
+    z_near, z_far: range in metres.
     """
 
     encoder: str = "resnet50"
     channels_dec: tuple[int, ...] = (32, 32, 64, 128, 256)
     d_out: int = 64
+    lseg: LSegConfig = LSegConfig()
     fused: int = 256
     hidden: int = 128
     heads: int = 4
     head_channels: int = 32
-    text: int = 512
     label_count: int = 21
     frequencies: int = 6
     frequency_factor: float = 1.5
@@ -124,6 +127,62 @@ class KynField:
         return self.density(points).sigma
 
 
+class Encoded(NamedTuple):
+    """features: (B, fused, H, W); logits: (B, L, H, W) of the labels; language: (B, lseg.out, rows, columns).
+
+    The language features are those rows of LSeg's map that are enlarged to the image.
+    """
+
+    features: Tensor
+    logits: Tensor
+    language: Tensor
+
+
+class Fuser(nn.Module):
+    """Image features and language features of every pixel together: two 1x1 convolutions with a ReLU between."""
+
+    def __init__(self, vision: int, language: int, fused: int) -> None:
+        super().__init__()
+        self.vision = vision
+        self.fused_reg = nn.Sequential(nn.Conv2d(vision + language, fused, 1), nn.ReLU(), nn.Conv2d(fused, fused, 1))
+
+    def hidden(self, vision: Tensor, language: Tensor) -> Tensor:
+        """(B, vision, H, W) and (B, language, h, w) to (B, fused, H, W), before the second convolution.
+
+        Language features are enlarged to the image by bilinear interpolation, which commutes with a 1x1 convolution.
+        """
+        first = self.fused_reg[0]
+        seen = functional.conv2d(vision, first.weight[:, : self.vision], first.bias)
+        said = functional.conv2d(language, first.weight[:, self.vision :])
+        said = functional.interpolate(said, size=seen.shape[2:], mode="bilinear", align_corners=False)
+        return functional.relu(seen + said)
+
+    def forward(self, vision: Tensor, language: Tensor) -> Tensor:
+        return self.fused_reg[2](self.hidden(vision, language))
+
+
+class Encoder(nn.Module):
+    """What a model sees in an image. LSeg is frozen, as published: no gradients, always in evaluation mode."""
+
+    def __init__(self, config: KynConfig) -> None:
+        super().__init__()
+        self.vision_encoder = Monodepth2(config.encoder, config.channels_dec, config.d_out, 0)
+        self.vlseg_encoder = LSeg(config.lseg).requires_grad_(False).eval()
+        self.fuser = Fuser(config.d_out, config.lseg.out, config.fused)
+
+    def train(self, mode: bool = True) -> Encoder:
+        super().train(mode)
+        self.vlseg_encoder.eval()
+        return self
+
+    def forward(self, image: Tensor, text: Tensor) -> Encoded:
+        """image: (B, 3, H, W) in -1..1, W > H, multiples of 32; text: (L, lseg.out)."""
+        with torch.no_grad():
+            language = self.vlseg_encoder(image, text)
+        vision = self.vision_encoder(image * 0.5 + 0.5)
+        return Encoded(self.fuser(vision, language.features), language.logits, language.features)
+
+
 class Kyn(nn.Module):
     """The network, with the parameter names of the official checkpoint apart from its text tower.
 
@@ -136,11 +195,17 @@ class Kyn(nn.Module):
     def __init__(self, config: KynConfig) -> None:
         super().__init__()
         self.config = config
+        self.encoder = Encoder(config)
         self.code_xyz = PositionalCode(config.frequencies, config.frequency_factor)
         self.mlp_coarse = ModulatedMLP(
-            config.fused, self.code_xyz.size, config.text, config.hidden, config.heads, config.head_channels
+            config.fused, self.code_xyz.size, config.lseg.out, config.hidden, config.heads, config.head_channels
         )
-        self.register_buffer("text_features", torch.zeros(config.label_count, config.text))
+        self.register_buffer("text_features", torch.zeros(config.label_count, config.lseg.out))
+
+    def condition(self, view: View) -> KynField:
+        """Encode one view; the field it gives answers in that view's world."""
+        encoded = self.encoder(view.image, self.text_features)
+        return self.field(encoded.features, encoded.logits.argmax(dim=1), view.k_norm, view.camera_from_world)
 
     def field(self, features: Tensor, labels: Tensor, k_norm: Tensor, camera_from_world: Tensor) -> KynField:
         """The field of a feature map and a label map that are already there."""
