@@ -31,10 +31,11 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ends = [letter + "</w>" for letter in starts]
     while len(merges) < MERGES:
         left, right = rng.choice(starts), rng.choice(rng.choice([starts, ends]))
-        if left + right not in made and len(left + right) < 12:
+        if left + right not in made:
             made.add(left + right)
             merges.append((left, right))
-            (ends if right.endswith("</w>") else starts).append(left + right)
+            if len(left + right) < 9:
+                (ends if right.endswith("</w>") else starts).append(left + right)
     path = tmp_path_factory.mktemp("vocabulary") / "bpe.txt.gz"
     lines = ["heading", *(" ".join(merge) for merge in merges), "beyond counted"]
     path.write_bytes(gzip.compress("\n".join(lines).encode()))
