@@ -8,6 +8,7 @@ import numpy as np
 
 from kyn_models.types import UNKNOWN, VoxelGridSpec
 from kyn_models.views import cell_colours, visible_faces
+from kyn_models.whole_file import write_whole
 
 
 def write_voxel_mesh(
@@ -38,5 +39,5 @@ def write_voxel_mesh(
         "property uchar red\nproperty uchar green\nproperty uchar blue\n"
         f"element face {len(faces)}\nproperty list uchar int vertex_indices\nend_header\n"
     )
-    Path(path).write_bytes(header.encode("ascii") + vertices.tobytes() + quads.tobytes())
+    write_whole(Path(path), header.encode("ascii") + vertices.tobytes() + quads.tobytes())
     return len(faces)
