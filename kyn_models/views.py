@@ -232,28 +232,27 @@ def voxel_picture(
 ) -> UInt8Array:
     """The occupied voxels as shaded cubes, seen from behind and above the vehicle, coloured by class or by height."""
     assert prediction.volume is not None
-    spec = prediction.spec
-    picture = np.full((height, width, 3), BACKGROUND, dtype=np.uint8)
-    camera, camera_from_base = orbit_camera(spec, width, height)
-    _draw_ground(picture, spec, camera, camera_from_base)
+    spec, labels, names = prediction.spec, prediction.labels, prediction.label_names
     solid = (prediction.volume != UNKNOWN) & (prediction.volume > 254.0 * occupied_above)
+    text = f"height {spec.z_m[0]:.1f} m (violet) to {spec.z_m[1]:.1f} m (yellow), rings every 10 m"
+    legend = np.empty((height, 0, 3), dtype=np.uint8)
+    if labels is not None and names:
+        text = "colours by class, rings every 10 m"
+        legend = _swatches(present(labels[exposed(solid)], names)[: (height - 14) // LEGEND_ROW], height, 0)
+    picture = np.full((height, width - legend.shape[1], 3), BACKGROUND, dtype=np.uint8)
+    camera, camera_from_base = orbit_camera(spec, picture.shape[1], height)
+    _draw_ground(picture, spec, camera, camera_from_base)
     faces, shades, cells = visible_faces(solid, spec, -camera_from_base[:3, :3].T @ camera_from_base[:3, 3])
     corners = faces @ camera_from_base[:3, :3].T + camera_from_base[:3, 3]
     keep = (corners[..., 2] > 1.0).all(axis=1)
     corners, shades, cells = corners[keep], shades[keep], cells[keep]
-    labels, names = prediction.labels, prediction.label_names
     colours = np.rint(cell_colours(cells, spec, labels, names) * shades[:, None]).astype(int).tolist()
     pixels = corners[..., :2] / corners[..., 2:] * (camera.fx, camera.fy) + (camera.cx, camera.cy)
     pixels = np.rint(pixels).astype(np.int32)
     for index in np.argsort(-corners[..., 2].mean(axis=1)):
         cv2.fillConvexPoly(picture, pixels[index], colours[index])
-    if labels is None or not names:
-        text = f"height {spec.z_m[0]:.1f} m (violet) to {spec.z_m[1]:.1f} m (yellow), rings every 10 m"
-        _label(picture, text, (8, 16))
-        return picture
-    _label(picture, "colours by class, rings every 10 m", (8, 16))
-    legend = _swatches(present(labels.reshape(-1)[cells], names)[: (height - 14) // LEGEND_ROW], height, 0)
-    return np.hstack([picture[:, : width - legend.shape[1]], legend])
+    _label(picture, text, (8, 16))
+    return np.hstack([picture, legend])
 
 
 def _draw_ground(picture: UInt8Array, spec: VoxelGridSpec, camera: Intrinsics, camera_from_base: np.ndarray) -> None:
