@@ -10,6 +10,9 @@ SECTION = "model"
 PREFIXES = ("renderer.net.", "module.renderer.net.")
 """What stands before the model's names."""
 
+MARK = "mlp_coarse.lin_in.weight"
+"""A weight that no other system has."""
+
 _TRUNK = "encoder.encoder.encoder."
 _DECODER = "encoder.decoder.decoder."
 _MLP = "mlp_coarse."
