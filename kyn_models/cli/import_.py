@@ -152,10 +152,10 @@ def filled_model(args: argparse.Namespace, config: ImportConfig, weights: dict[s
     from kyn_models.models.loading import fill, make_model
 
     try:
-        options = form_of(args.family).config_of(weights) | config.model
+        options = form_of(args.family).config_of(weights)
     except ValueError as error:
         raise ValueError(f"{args.checkpoint}: {error}") from error
-    model: Any = make_model(args.family, options, str(args.config or args.checkpoint))
+    model: Any = make_model(args.family, merged(options, config.model), str(args.config or args.checkpoint))
     constants = {name: value.clone() for name, value in model.code_xyz.named_buffers(prefix="code_xyz")}
     fill(model, weights, str(args.checkpoint))
     for name, value in model.code_xyz.named_buffers(prefix="code_xyz"):
@@ -165,3 +165,13 @@ def filled_model(args: argparse.Namespace, config: ImportConfig, weights: dict[s
                 "published code; its values are another positional code"
             )
     return model
+
+
+def merged(told: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """``told`` overruled by ``given``, also inside nested keys."""
+    nested = {
+        key: merged(told[key], value)
+        for key, value in given.items()
+        if isinstance(value, dict) and isinstance(told.get(key), dict)
+    }
+    return {**told, **given, **nested}
