@@ -31,7 +31,7 @@ ARRAYS = ("w_code", "bias", "freqs", "k_norm", "z_near", "z_far", *LAYERS, "b_ou
 class KynConstants:
     """Content of ``decoder.npz`` of a ``kyn`` model. H hidden units, L labels, D = heads * channels of the attention.
 
-    code: positional codes through layers 1 and 3, (2H,). modulation (L, H), keys (L, D), both of the labels' texts; keys
+    code: positional codes through layers 1 and 3, (2H,). modulation (L, H), keys (L, D): of the labels' texts; keys
     hold the factor d^-1/2. w_2, w_4 (H, H), b_2, b_4 (H,). w_3 (H, H): the part of layer 3 that sees layer 2. w_query
     (D, H) holds d^-1/2, w_value (D, H), w_context (H, D): the projection after attention. w_out (H,): layer norm and
     output layer, less its mean. b_out (), heads (), epsilon of the layer norm ().

@@ -203,8 +203,8 @@ class KynDecoder:
         """First pass over a part: sums (K, L, W) and counts (K, L) of its chunks."""
         given = (part.pixel, part.counted)
         chunk = _chunk(len(part.pixel), SAMPLES_PER_RAY if isinstance(part, _Rays) else 1)
-        sums = np.zeros((-(-len(part.pixel) // chunk), *self._weights.modulation.shape), dtype=np.float32)
-        counts = np.zeros(sums.shape[:2], dtype=np.int64)
+        chunks, (labels, units) = -(-len(part.pixel) // chunk), self._weights.modulation.shape
+        sums, counts = np.zeros((chunks, labels, units), np.float32), np.zeros((chunks, labels), np.int64)
         if isinstance(part, _Rays):
             loops.sum_rays(maps, part.uv, *given, self._along, self._weights, chunk, kept, sums, counts)
         else:
@@ -215,7 +215,7 @@ class KynDecoder:
         """Compile every loop, or load it from numba's cache."""
         h, w = self._map_size
         ahead = np.array([[0.0, 0.0, 10.0]], dtype=np.float32)
-        queries: dict[str, Query] = {"rays": RayQuery(ahead[None] / 10), "points": PointQuery(ahead)}
+        queries: dict[str, Query] = {"rays": RayQuery(ahead[None] / np.float32(10)), "points": PointQuery(ahead)}
         prepared = self.prepare(queries)
         planes = np.zeros((h, w, 2 * len(self._constants.w_out)), dtype=np.float32)
         for name in queries:

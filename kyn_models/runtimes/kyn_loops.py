@@ -144,7 +144,7 @@ def start_points(maps, uvz, pixel, start, count, weights, code, first, third, la
 
 @numba.njit(**WITHIN)
 def start_ray(maps, uv, pixel, i, along, weights, code, row, first, third, label):
-    """The same for the samples of ray i of uv (R, 2) and pixel (R,): along (S, 2W) of their z'. Overwrites row (2W,)."""
+    """The same for the samples of ray i of uv (R, 2), pixel (R,): along (S, 2W) of their z'. Overwrites row (2W,)."""
     wide = first.shape[1]
     encode(uv, i, 1, code, weights.freqs)
     multiply(code, weights.code, third, 1)

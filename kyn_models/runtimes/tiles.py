@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 
 import numba
-from llvmlite import binding, ir
+from llvmlite import binding, ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
