@@ -118,7 +118,7 @@ def _without_traces(model: Any) -> None:
 
 
 def _stored_tensors(weights: Path) -> dict[str, tuple[str, int, np.ndarray]]:
-    """Type, offset in the file, and values of every tensor of a safetensors file, of which only what is read is held."""
+    """Type, offset in the file, and values of every tensor of a safetensors file; only what is read is held."""
     content = np.memmap(weights, dtype=np.uint8, mode="r")
     header = int.from_bytes(content[:8].tobytes(), "little")
     entries = json.loads(content[8 : 8 + header].tobytes())

@@ -95,8 +95,8 @@ def cached_artifact(
 ) -> Artifact:
     """A complete artifact of ``config`` from the cache folder, made and exported there the first time.
 
-    say: is told of the work, which takes up to a minute, of Know Your Neighbors some minutes and 5 GB of memory. Raises ``OSError`` where the folder cannot be written,
-    ``ValueError`` or ``ImportError`` as export does.
+    say: is told of the work, which takes up to a minute, of Know Your Neighbors some minutes and 5 GB of memory. Raises
+    ``OSError`` where the folder cannot be written, ``ValueError`` or ``ImportError`` as export does.
     """
     from kyn_models.export import export
 

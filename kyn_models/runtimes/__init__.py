@@ -107,8 +107,8 @@ def self_test(runtime: Runtime, artifact: Artifact) -> float:
     """Run the stored image and compare with the plain model's stored answers.
 
     Returns the largest density error. Raises ``RuntimeFailed`` if density or depth is off by more than the precision
-    of the runtime explains: 1e-3 + 1e-2 sigma on 99 % of points, 1 % of the depth on 99 % of rays and 99 % of labels in float32;
-    ``ValueError`` for a stored test that is damaged.
+    of the runtime explains: 1e-3 + 1e-2 sigma on 99 % of points, 1 % of the depth on 99 % of rays and 99 % of labels in
+    float32; ``ValueError`` for a stored test that is damaged.
     """
     test = read_selftest(artifact)
     queries = selftest_queries(artifact, test)

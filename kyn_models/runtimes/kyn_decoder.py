@@ -203,7 +203,7 @@ class KynDecoder:
         """First pass over a part: sums (K, L, W) and counts (K, L) of its chunks."""
         given = (part.pixel, part.counted)
         chunk = _chunk(len(part.pixel), SAMPLES_PER_RAY if isinstance(part, _Rays) else 1)
-        chunks, (labels, units) = -(-len(part.pixel) // chunk), self._weights.modulation.shape
+        (labels, units), chunks = self._weights.modulation.shape, -(-len(part.pixel) // chunk)
         sums, counts = np.zeros((chunks, labels, units), np.float32), np.zeros((chunks, labels), np.int64)
         if isinstance(part, _Rays):
             loops.sum_rays(maps, part.uv, *given, self._along, self._weights, chunk, kept, sums, counts)

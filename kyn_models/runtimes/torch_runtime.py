@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from kyn_models.artifact import Artifact
 from kyn_models.geometry import View, project
-from kyn_models.models.loading import load_model
 from kyn_models.models.kyn import KynField
+from kyn_models.models.loading import load_model
 from kyn_models.render import FieldLike, composite, query, render, surface_depth, z_samples
 from kyn_models.runtimes.queries import (
     SAMPLES_PER_RAY,
