@@ -34,6 +34,7 @@ GENERATORS = [
 ]
 COMPILED_LOOP = "numba>=0.59"
 PLOTS = "matplotlib>=3.7"
+VOCABULARY = "instant-clip-tokenizer==0.1.1"
 EXTRAS = {
     "ros": [*ROS_WHEELS, *GENERATORS, "rosbags>=0.10.4"],
     "openvino": ["openvino>=2024.6", COMPILED_LOOP],
@@ -51,6 +52,7 @@ EXTRAS = {
         "tensorboard",
         COMPILED_LOOP,
     ],
+    "labels": [VOCABULARY],
     "plot": [PLOTS],
     "video": ["av>=12"],
     "viz": ["av>=12", "rerun-sdk>=0.24"],
@@ -65,6 +67,7 @@ EXTRAS = {
         "mcap",
         "mcap-ros2-support",
         PLOTS,
+        VOCABULARY,
     ],
 }
 

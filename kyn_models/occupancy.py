@@ -120,9 +120,20 @@ def occupied_cells(
     return centres, index
 
 
-def obstacle_points(volume: UInt8Array, spec: VoxelGridSpec, options: GridOptions) -> Float32Array:
-    """(N, 3) float32 centres of occupied cells in the height band: marking points without ground and ceiling."""
-    return occupied_cells(volume, spec, options.occupied_above, band_layers(spec, options))[0]
+def obstacle_cells(volume: UInt8Array, spec: VoxelGridSpec, options: GridOptions) -> tuple[Float32Array, np.ndarray]:
+    """Occupied cells in the height band, without ground and ceiling: (N, 3) float32 centres and (N,) flat indices."""
+    return occupied_cells(volume, spec, options.occupied_above, band_layers(spec, options))
+
+
+def column_labels(volume: UInt8Array, labels: UInt8Array, spec: VoxelGridSpec, options: GridOptions) -> UInt8Array:
+    """(ny, nx) uint8: the class of the cell of the height band that is most probably occupied, the lowest of several.
+
+    volume, labels: (nz, ny, nx) uint8. Raises ``ValueError`` if no cell centre lies in the band.
+    """
+    layers = require_band(spec, options)
+    band = slice(layers.start, layers.stop)
+    known = np.where(volume[band] == UNKNOWN, 0, volume[band])
+    return np.take_along_axis(labels[band], known.argmax(axis=0)[None], axis=0)[0]
 
 
 def _pixel_rays(prediction: Prediction, step: int) -> tuple[np.ndarray, np.ndarray]:

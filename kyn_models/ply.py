@@ -7,19 +7,28 @@ from pathlib import Path
 import numpy as np
 
 from kyn_models.types import UNKNOWN, VoxelGridSpec
-from kyn_models.views import height_colours, visible_faces
+from kyn_models.views import cell_colours, visible_faces
+from kyn_models.whole_file import write_whole
 
 
-def write_voxel_mesh(path: str | Path, volume: np.ndarray, spec: VoxelGridSpec, occupied_above: float) -> int:
-    """Write the outer faces of the occupied cells as a binary PLY, coloured by height; coordinates in ``base_link``.
+def write_voxel_mesh(
+    path: str | Path,
+    volume: np.ndarray,
+    spec: VoxelGridSpec,
+    occupied_above: float,
+    labels: np.ndarray | None = None,
+    label_names: tuple[str, ...] = (),
+) -> int:
+    """Write the outer faces of the occupied cells as a binary PLY; coordinates in ``base_link``.
 
-    volume: (nz, ny, nx) uint8, 255 unknown. Returns the number of faces. Raises ``OSError``.
+    volume: (nz, ny, nx) uint8, 255 unknown. labels: the same shape, uint8 index into ``label_names``; faces are
+    coloured by class, without labels by height. Returns the number of faces. Raises ``OSError``.
     """
     solid = (volume != UNKNOWN) & (volume > 254.0 * occupied_above)
-    faces, shades, heights = visible_faces(solid, spec)
+    faces, shades, cells = visible_faces(solid, spec)
     vertices = np.empty(4 * len(faces), dtype=[("xyz", "<f4", 3), ("rgb", "u1", 3)])
     vertices["xyz"] = faces.reshape(-1, 3)
-    colours = np.rint(height_colours(heights, *spec.z_m) * shades[:, None]).astype(np.uint8)
+    colours = np.rint(cell_colours(cells, spec, labels, label_names) * shades[:, None]).astype(np.uint8)
     vertices["rgb"] = np.repeat(colours, 4, axis=0)
     quads = np.empty(len(faces), dtype=[("count", "u1"), ("index", "<i4", 4)])
     quads["count"] = 4
@@ -30,5 +39,5 @@ def write_voxel_mesh(path: str | Path, volume: np.ndarray, spec: VoxelGridSpec, 
         "property uchar red\nproperty uchar green\nproperty uchar blue\n"
         f"element face {len(faces)}\nproperty list uchar int vertex_indices\nend_header\n"
     )
-    Path(path).write_bytes(header.encode("ascii") + vertices.tobytes() + quads.tobytes())
+    write_whole(Path(path), header.encode("ascii") + vertices.tobytes() + quads.tobytes())
     return len(faces)

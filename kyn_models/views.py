@@ -9,6 +9,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from kyn_models.occupancy import GridOptions, column_labels
+from kyn_models.palette import UNLABELLED, class_table, present
 from kyn_models.types import UNKNOWN, Intrinsics, Prediction, UInt8Array, VoxelGridSpec
 
 BACKGROUND = (24, 26, 30)
@@ -18,6 +20,9 @@ FREE_COLOUR = (214, 222, 226)
 OCCUPIED_COLOUR = (214, 62, 52)
 FRUSTUM_COLOUR = (64, 150, 255)
 SKY_COLOUR = (20, 32, 66)
+LEGEND_ROW = 24
+Legend = list[tuple[str, tuple[int, int, int]]]
+"""Names with their colours."""
 NOT_SEEN = "outside the image"
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -87,18 +92,21 @@ def input_picture(prediction: Prediction, seen: np.ndarray | None = None) -> UIn
     return picture
 
 
-def birds_eye_picture(prediction: Prediction, height: int = 420, seen: np.ndarray | None = None) -> UInt8Array:
+def birds_eye_picture(
+    prediction: Prediction, height: int = 420, seen: np.ndarray | None = None, options: GridOptions | None = None
+) -> UInt8Array:
     """The 2-D grid from above, forward up: occupied, free, unknown, the camera's frustum, the ego position, a scale.
 
+    Occupied cells are red, or of the colour of their class where the prediction has labels.
     seen: (image height, image width) bool, what of the model's image the camera saw; None for all of it.
+    options: with which the grid was made, for the heights whose class counts.
     """
     assert prediction.grid is not None
     spec = prediction.spec
-    colours = np.full((*prediction.grid.shape, 3), UNKNOWN_COLOUR, dtype=np.uint8)
-    colours[prediction.grid >= 0] = FREE_COLOUR
+    occupied, legend = _occupied_colours(prediction, options or GridOptions())
     probability = np.clip(prediction.grid, 0, 100)[..., None] / 100.0
-    blend = (1 - probability) * np.array(FREE_COLOUR) + probability * np.array(OCCUPIED_COLOUR)
-    colours = np.where((prediction.grid >= 0)[..., None], blend, colours).astype(np.uint8)
+    blend = (1 - probability) * np.array(FREE_COLOUR) + probability * occupied
+    colours = np.where((prediction.grid >= 0)[..., None], blend, np.array(UNKNOWN_COLOUR)).astype(np.uint8)
     # Rows of the grid run along y (left), columns along x (forward): forward is drawn upwards, left to the left.
     picture = np.ascontiguousarray(colours.transpose(1, 0, 2)[::-1, ::-1])
     scale = height / picture.shape[0]
@@ -115,7 +123,17 @@ def birds_eye_picture(prediction: Prediction, height: int = 420, seen: np.ndarra
     ego = pixel(max(spec.x_m[0], 0.0), 0.0)
     cv2.drawMarker(picture, (ego[0], min(ego[1], height - 8)), FRUSTUM_COLOUR, cv2.MARKER_TRIANGLE_UP, 14, 2)
     _scale_bar(picture, 10.0 / spec.resolution_m * scale_x)
-    return np.hstack([picture, _grid_legend(height)])
+    return np.hstack([picture, _grid_legend(height, legend)])
+
+
+def _occupied_colours(prediction: Prediction, options: GridOptions) -> tuple[np.ndarray, Legend]:
+    """Colours of occupied cells, (ny, nx, 3) or for all the same (3,), and what the legend says of them."""
+    if prediction.labels is None or prediction.volume is None or not prediction.label_names:
+        return np.array(OCCUPIED_COLOUR), [("occupied", OCCUPIED_COLOUR)]
+    assert prediction.grid is not None
+    classes = column_labels(prediction.volume, prediction.labels, prediction.spec, options)
+    names = prediction.label_names
+    return class_table(names)[classes], present(classes[prediction.grid >= 50], names)
 
 
 def _draw_frustum(  # type: ignore[no-untyped-def]
@@ -136,21 +154,57 @@ def _scale_bar(picture: UInt8Array, length: float) -> None:
     _label(picture, "10 m", (10, row - 6), 0.38)
 
 
-def _grid_legend(height: int) -> UInt8Array:
-    legend = np.full((height, 92, 3), BACKGROUND, dtype=np.uint8)
-    rows = (
-        ("occupied", OCCUPIED_COLOUR),
-        ("free", FREE_COLOUR),
-        ("unknown", UNKNOWN_COLOUR),
-        ("frustum", FRUSTUM_COLOUR),
-    )
+def _grid_legend(height: int, occupied: Legend) -> UInt8Array:
+    others = [("free", FREE_COLOUR), ("unknown", UNKNOWN_COLOUR), ("frustum", FRUSTUM_COLOUR)]
+    rows = [*occupied[: max(1, (height - 20) // LEGEND_ROW - len(others) - 1)], *others]
+    legend = _swatches(rows, height, 92)
+    top = 14 + LEGEND_ROW * len(rows)
+    cv2.drawMarker(legend, (14, top + 6), FRUSTUM_COLOUR, cv2.MARKER_TRIANGLE_UP, 12, 2)
+    _label(legend, "vehicle", (26, top + 11), 0.38)
+    return legend
+
+
+def _swatches(rows: Legend, height: int, width: int) -> UInt8Array:
+    """One row per name with its colour before it; at least ``width`` wide, and as wide as the longest name needs."""
+    longest = max((cv2.getTextSize(text, FONT, 0.38, 1)[0][0] for text, _ in rows), default=0)
+    legend = np.full((height, max(width, 34 + longest), 3), BACKGROUND, dtype=np.uint8)
     for index, (text, colour) in enumerate(rows):
-        top = 14 + 24 * index
+        top = 14 + LEGEND_ROW * index
         cv2.rectangle(legend, (8, top), (20, top + 12), colour, -1)
         _label(legend, text, (26, top + 11), 0.38)
-    cv2.drawMarker(legend, (14, 14 + 24 * 4 + 6), FRUSTUM_COLOUR, cv2.MARKER_TRIANGLE_UP, 12, 2)
-    _label(legend, "vehicle", (26, 14 + 24 * 4 + 11), 0.38)
     return legend
+
+
+def labels_picture(prediction: Prediction) -> UInt8Array:
+    """The image in the colours of its classes, with their names: the class of the cell in which each pixel's surface
+    lies. Pixels whose surface lies beyond the grid, or in a cell without a class, stay as they are.
+
+    Raises ``ValueError`` if the prediction has no labels or no depth.
+    """
+    if prediction.labels is None or prediction.depth_m is None:
+        raise ValueError("labels: got a prediction without labels or depth, expected one of a model that has classes")
+    spec, k, pose = prediction.spec, prediction.intrinsics, prediction.base_from_camera
+    v, u = np.meshgrid((np.arange(k.height) - k.cy) / k.fy, (np.arange(k.width) - k.cx) / k.fx, indexing="ij")
+    depth = np.where(np.isfinite(prediction.depth_m), prediction.depth_m, 0.0)
+    points = np.stack([u, v, np.ones_like(u)], axis=-1) * depth[..., None] @ pose[:3, :3].T + pose[:3, 3]
+    cells = np.floor((points - np.array(spec.origin_m)) / spec.resolution_m).astype(int)
+    inside = ((cells >= 0) & (cells < spec.shape[::-1])).all(axis=-1) & (depth > 0)
+    x, y, z = np.moveaxis(np.where(inside[..., None], cells, 0), -1, 0)
+    classes = np.where(inside, prediction.labels[z, y, x], UNLABELLED).astype(np.uint8)
+    colours = class_table(prediction.label_names)[classes]
+    known = (classes < len(prediction.label_names))[..., None]
+    picture = np.where(known, 0.35 * prediction.image + 0.65 * colours, prediction.image).astype(np.uint8)
+    rows = present(classes[known[..., 0]], prediction.label_names)[: (k.height - 14) // LEGEND_ROW]
+    return np.hstack([picture, _swatches(rows, k.height, 92)])
+
+
+def cell_colours(
+    cells: np.ndarray, spec: VoxelGridSpec, labels: np.ndarray | None, label_names: tuple[str, ...]
+) -> UInt8Array:
+    """(N,) flat indices of cells to (N, 3) uint8 RGB: by class, or by height where there are no labels."""
+    if labels is not None and label_names:
+        return class_table(label_names)[labels.reshape(-1)[cells]]
+    return height_colours(spec.axes()[0], *spec.z_m)[cells // (spec.shape[1] * spec.shape[2])]
 
 
 def height_colours(heights_m: np.ndarray, low_m: float = -0.4, high_m: float = 2.8) -> UInt8Array:
@@ -176,24 +230,29 @@ def orbit_camera(spec: VoxelGridSpec, width: int, height: int) -> tuple[Intrinsi
 def voxel_picture(
     prediction: Prediction, occupied_above: float = 0.65, width: int = 640, height: int = 420
 ) -> UInt8Array:
-    """The occupied voxels as shaded cubes, seen from behind and above the vehicle, coloured by height."""
+    """The occupied voxels as shaded cubes, seen from behind and above the vehicle, coloured by class or by height."""
     assert prediction.volume is not None
-    spec = prediction.spec
-    picture = np.full((height, width, 3), BACKGROUND, dtype=np.uint8)
-    camera, camera_from_base = orbit_camera(spec, width, height)
-    _draw_ground(picture, spec, camera, camera_from_base)
+    spec, labels, names = prediction.spec, prediction.labels, prediction.label_names
     solid = (prediction.volume != UNKNOWN) & (prediction.volume > 254.0 * occupied_above)
-    faces, shades, heights = visible_faces(solid, spec, -camera_from_base[:3, :3].T @ camera_from_base[:3, 3])
+    text = f"height {spec.z_m[0]:.1f} m (violet) to {spec.z_m[1]:.1f} m (yellow), rings every 10 m"
+    legend = np.empty((height, 0, 3), dtype=np.uint8)
+    if labels is not None and names:
+        text = "colours by class, rings every 10 m"
+        legend = _swatches(present(labels[exposed(solid)], names)[: (height - 14) // LEGEND_ROW], height, 0)
+    picture = np.full((height, width - legend.shape[1], 3), BACKGROUND, dtype=np.uint8)
+    camera, camera_from_base = orbit_camera(spec, picture.shape[1], height)
+    _draw_ground(picture, spec, camera, camera_from_base)
+    faces, shades, cells = visible_faces(solid, spec, -camera_from_base[:3, :3].T @ camera_from_base[:3, 3])
     corners = faces @ camera_from_base[:3, :3].T + camera_from_base[:3, 3]
     keep = (corners[..., 2] > 1.0).all(axis=1)
-    corners, shades, heights = corners[keep], shades[keep], heights[keep]
-    colours = np.rint(height_colours(heights, *spec.z_m) * shades[:, None]).astype(int).tolist()
+    corners, shades, cells = corners[keep], shades[keep], cells[keep]
+    colours = np.rint(cell_colours(cells, spec, labels, names) * shades[:, None]).astype(int).tolist()
     pixels = corners[..., :2] / corners[..., 2:] * (camera.fx, camera.fy) + (camera.cx, camera.cy)
     pixels = np.rint(pixels).astype(np.int32)
     for index in np.argsort(-corners[..., 2].mean(axis=1)):
         cv2.fillConvexPoly(picture, pixels[index], colours[index])
-    _label(picture, f"height {spec.z_m[0]:.1f} m (violet) to {spec.z_m[1]:.1f} m (yellow), rings every 10 m", (8, 16))
-    return picture
+    _label(picture, text, (8, 16))
+    return np.hstack([picture, legend])
 
 
 def _draw_ground(picture: UInt8Array, spec: VoxelGridSpec, camera: Intrinsics, camera_from_base: np.ndarray) -> None:
@@ -227,22 +286,24 @@ def visible_faces(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The outer faces of solid cells, all of them or only those that look towards ``eye`` (3,).
 
-    solid: (nz, ny, nx) bool. Returns (F, 4, 3) corners in the grid's frame, (F,) shades, (F,) heights of cells.
+    solid: (nz, ny, nx) bool. Returns (F, 4, 3) corners in the grid's frame, (F,) shades, (F,) flat indices of cells.
     """
-    corners, shades, heights = [], [], []
+    corners, shades, cells = [], [], []
     padded = np.pad(solid, 1)
     inner = (slice(1, -1),) * 3
     for axis, step, shade, unit in _FACES:
         neighbour = np.roll(padded, -step, axis=2 - axis)[inner]
-        index = np.argwhere(solid & ~neighbour)[:, ::-1]
-        lower = index * spec.resolution_m + np.array(spec.origin_m)
+        index = np.flatnonzero(solid & ~neighbour)
+        z, y, x = np.unravel_index(index, solid.shape)
+        lower = np.stack([x, y, z], axis=-1) * spec.resolution_m + np.array(spec.origin_m)
         if eye is not None:
             plane = lower[:, axis] + (spec.resolution_m if step > 0 else 0.0)
-            lower = lower[(eye[axis] - plane) * step > 0]
+            towards = (eye[axis] - plane) * step > 0
+            lower, index = lower[towards], index[towards]
         corners.append(lower[:, None] + np.array(unit) * spec.resolution_m)
         shades.append(np.full(len(lower), shade))
-        heights.append(lower[:, 2] + spec.resolution_m / 2)
-    return np.concatenate(corners), np.concatenate(shades), np.concatenate(heights)
+        cells.append(index)
+    return np.concatenate(corners), np.concatenate(shades), np.concatenate(cells)
 
 
 def exposed(solid: np.ndarray) -> np.ndarray:

@@ -232,6 +232,10 @@ def _prediction(
         base_from_camera=base_from_camera,
         depth_m=np.frombuffer(depth.data, dtype=np.float32).reshape(depth.height, depth.width),
         volume=probabilities,
+        labels=np.frombuffer(volume.labels, np.uint8).reshape(spec.shape)
+        if volume is not None and volume.labels
+        else None,
+        label_names=tuple(volume.label_names) if volume is not None else (),
         grid=cells,
     )
 

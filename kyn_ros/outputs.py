@@ -16,7 +16,7 @@ from std_msgs.msg import Header
 
 from kyn_models import occupancy, views
 from kyn_models.occupancy import GridOptions
-from kyn_models.types import Prediction, UInt8Array
+from kyn_models.types import Prediction
 from kyn_ros import convert
 from kyn_ros.params import PerceptionParameters, TopicQos
 from kyn_ros.worker import check
@@ -42,13 +42,6 @@ class Output:
     qos: TopicQos
     build: Callable[[Prediction, Header], Any]
     in_camera_frame: bool = False
-
-
-def label_colours(labels: np.ndarray) -> UInt8Array:
-    """(N,) label numbers to (N, 3) uint8 RGB; neighbours in the list get far apart hues."""
-    hue = (labels.astype(np.float64) * 0.618034) % 1.0
-    wheel = np.abs((hue[:, None] * 6 + np.array([3.0, 1.0, 5.0])) % 6 - 3) - 1
-    return np.rint(255 * (0.25 + 0.75 * np.clip(wheel, 0, 1))).astype(np.uint8)
 
 
 class Outputs:
@@ -146,13 +139,16 @@ class Outputs:
             ends = np.searchsorted(index, np.arange(len(heights) + 1) * (spec.shape[1] * spec.shape[2]))
             colours = views.height_colours(heights, *spec.z_m).repeat(np.diff(ends), axis=0)
         else:
-            colours = label_colours(prediction.labels.reshape(-1)[index])
+            colours = views.cell_colours(index, spec, prediction.labels, prediction.label_names)
         return convert.cloud_message(header, centres, colours)
 
     def _obstacles(self, prediction: Prediction, header: Header) -> PointCloud2:
         assert prediction.volume is not None
-        points = occupancy.obstacle_points(prediction.volume, prediction.spec, self._options)
-        return convert.cloud_message(header, points)
+        spec, labels, names = prediction.spec, prediction.labels, prediction.label_names
+        points, index = occupancy.obstacle_cells(prediction.volume, spec, self._options)
+        # Coloured by class only: their height says nothing beside x, y, z.
+        colours = None if labels is None else views.cell_colours(index, spec, labels, names)
+        return convert.cloud_message(header, points, colours)
 
     def _clearing(self, prediction: Prediction, header: Header) -> PointCloud2:
         points = occupancy.clearing_points(prediction, self._options, range_m=prediction.spec.x_m[1])

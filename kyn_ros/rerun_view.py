@@ -26,9 +26,11 @@ def log(predictions: Sequence[Prediction], occupied_above: float = 0.65) -> None
         if prediction.volume is not None:
             # The viewer draws 2^16 boxes at most: those inside others are left out.
             solid = (prediction.volume != UNKNOWN) & (prediction.volume > 254.0 * occupied_above)
-            centres = prediction.spec.centres()[views.exposed(solid)]
+            shown = views.exposed(solid)
+            centres = prediction.spec.centres()[shown]
             half = np.full((len(centres), 3), prediction.spec.resolution_m / 2, dtype=np.float32)
-            colours = views.height_colours(centres[:, 2], *prediction.spec.z_m)
+            cells, names = np.flatnonzero(shown), prediction.label_names
+            colours = views.cell_colours(cells, prediction.spec, prediction.labels, names)
             rr.log("base_link/voxels", rr.Boxes3D(centers=centres, half_sizes=half, colors=colours, fill_mode="solid"))
         points, colours = occupancy.surface_points(prediction)
         rr.log("base_link/points", rr.Points3D(points, colors=colours, radii=0.04))

@@ -1,15 +1,27 @@
 """``kyn image``: a photo to files, and what it says when the photo or the camera is wrong."""
 
+import dataclasses
 import shutil
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from kyn_models import views
+from kyn_models.artifact import KITTI360_CAMERA
 from kyn_models.cli import main
 from kyn_models.cli.image import RESULTS
 from kyn_models.image_file import read_rgb
+from kyn_models.palette import class_colour
+from kyn_models.predictor import Predictor
+
+
+def calibration(photo, **numbers) -> str:
+    """A camera file beside the photo."""
+    file = photo.with_name("camera.yaml")
+    file.write_text(yaml.safe_dump(numbers))
+    return str(file)
 
 
 @pytest.fixture
@@ -30,6 +42,39 @@ def test_a_photo_becomes_depth_map_view_and_mesh(photo, tiny_artifact, capsys):
     assert np.isnan(depth[:, 0]).all() and not np.isnan(depth[100, 320])
     said = capsys.readouterr().out
     assert "assume a horizontal field of view of 70 degrees" in said and "grey is outside the photo" in said
+
+
+def test_the_camera_of_kitti360_and_a_calibration_of_it_say_the_same(tmp_path, tiny_artifact, capsys):
+    photo = tmp_path / "0000.png"
+    cv2.imwrite(str(photo), np.random.default_rng(0).integers(0, 255, (192, 640, 3), np.uint8))
+    k = KITTI360_CAMERA.resized(640, 192)
+    calibration = tmp_path / "camera.yaml"
+    calibration.write_text(yaml.safe_dump(dataclasses.asdict(k)))
+    for name, options in (("a", ["--kitti360"]), ("b", ["--camera-info", str(calibration)]), ("c", [])):
+        out = tmp_path / name
+        assert main(["image", str(photo), *options, "--out", str(out), "--model", str(tiny_artifact)]) == 0
+        assert ("assume a horizontal field of view" in capsys.readouterr().out) == (name == "c")
+    depths = [np.load(tmp_path / name / "depth_m.npy") for name in "abc"]
+    np.testing.assert_array_equal(depths[0], depths[1])
+    assert not np.isnan(depths[0]).any() and np.isnan(depths[2]).any()
+
+
+def test_a_model_with_classes_also_colours_the_photo(photo, tiny_artifact, monkeypatch, capsys):
+    predict = Predictor.predict
+
+    def with_labels(self, *args, **kwargs):
+        prediction = predict(self, *args, **kwargs)
+        return dataclasses.replace(
+            prediction, labels=np.ones_like(prediction.volume), label_names=("road", "vegetation")
+        )
+
+    monkeypatch.setattr(Predictor, "predict", with_labels)
+    assert main(["image", str(photo), "--fov", "70", "--model", str(tiny_artifact)]) == 0
+    out = photo.with_name("street_kyn")
+    assert {file.name for file in out.iterdir()} == {*RESULTS, "labels.png"}
+    assert "labels.png" in capsys.readouterr().out
+    green = class_colour("vegetation")[::-1]
+    assert (cv2.imread(str(out / "labels.png")) == green).all(-1).sum() > 100
 
 
 def test_the_overview_is_titled_with_the_photos_name(photo, tiny_artifact, monkeypatch):
@@ -58,6 +103,12 @@ def test_the_photo_itself_is_never_written_over(photo, tiny_artifact, tmp_path, 
         (lambda p: [str(p.parent)], "is a folder, expected a photo"),
         (lambda p: [str(p), "--fov", "0"], "expected 5 to 150"),
         (lambda p: [str(p), "--fov", "nan"], "--fov: got nan"),
+        (lambda p: [str(p), "--kitti360"], "--kitti360: got a photo of 640x360"),
+        (lambda p: [str(p), "--camera-info", "none.yaml"], "none.yaml: no such file"),
+        (lambda p: [str(p), "--camera-info", calibration(p, fx=300.0, fy=300.0)], "missing key cx"),
+        (lambda p: [str(p), "--camera-info", calibration(p, fx=0, fy=1, cx=1, cy=1, width=640, height=360)], "fx=0"),
+        (lambda p: [str(p), "--camera-info", calibration(p, fx=1, fy=1, cx=1, cy=1, width=9, height=9)], "9x9"),
+        (lambda p: [str(p), "--camera-info", calibration(p, f=1)], "unknown key f"),
         (lambda p: [str(p), "--height", "0"], "--height: got 0.0, expected 0.1 to 50"),
         (lambda p: [str(p), "--height", "-1"], "--height: got -1.0"),
         (lambda p: [str(p), "--height", "nan"], "--height: got nan"),

@@ -111,4 +111,4 @@ def test_grid_and_obstacle_points_agree_on_the_band_in_spite_of_rounding(low):
         cells[layer, 2, 3] = 254
         inside = 0.29 < height < 2.01
         assert (occupancy.volume_to_grid(cells, spec, options)[2, 3] == 100) == inside
-        assert len(occupancy.obstacle_points(cells, spec, options)) == int(inside)
+        assert len(occupancy.obstacle_cells(cells, spec, options)[0]) == int(inside)

@@ -5,6 +5,7 @@ import pytest
 
 from kyn_models import occupancy, views
 from kyn_models.artifact import KITTI360_CAMERA, forward_mount
+from kyn_models.palette import class_colour
 from kyn_models.ply import write_voxel_mesh
 from kyn_models.types import Prediction, VoxelGridSpec
 
@@ -106,6 +107,79 @@ def test_mesh_of_one_voxel_is_a_closed_cube(tmp_path):
     np.testing.assert_allclose(vertices["xyz"].max(0), low + 0.4, atol=1e-5)
     faces = np.frombuffer(body[24 * 15 :], dtype=[("n", "u1"), ("i", "<i4", 4)])
     assert (faces["n"] == 4).all() and sorted(faces["i"].ravel()) == list(range(24))
+
+
+CLASSES = ("road", "car", "vegetation")
+
+
+@pytest.fixture
+def labelled(prediction) -> Prediction:
+    """The box is a car, everything else road."""
+    labels = np.where(prediction.volume == 250, 1, 0).astype(np.uint8)
+    return Prediction(**{**vars(prediction), "labels": labels, "label_names": CLASSES})
+
+
+def count(picture, colour) -> int:
+    return int((picture == colour).all(-1).sum())
+
+
+def test_occupied_cells_have_the_colour_of_their_class(labelled, prediction):
+    car = class_colour("car")
+    seen = views.birds_eye_picture(labelled, height=300)
+    plain = views.birds_eye_picture(prediction, height=300)
+    box = (plain[:, : plain.shape[1] - 92] == views.OCCUPIED_COLOUR).all(-1)
+    assert box.sum() > 500 and (seen[:, : box.shape[1]][box] == car).all()
+    assert count(seen, views.OCCUPIED_COLOUR) == 0 and count(seen, class_colour("vegetation")) == 0
+    # The legend names the class that is there.
+    assert count(seen[:, box.shape[1] :], car) > 100 and count(plain, car) == 0
+
+
+def test_the_class_of_a_column_is_that_of_its_likeliest_cell_in_the_band(labelled):
+    spec, options = SPEC, occupancy.GridOptions()
+    volume, labels = np.zeros(spec.shape, np.uint8), np.zeros(spec.shape, np.uint8)
+    labels[3, 4, 5], volume[3, 4, 5] = 1, 200
+    labels[4, 4, 5], volume[4, 4, 5] = 2, 210
+    labels[0, 4, 5], volume[0, 4, 5] = 3, 250  # below the band
+    labels[5, 4, 5], volume[5, 4, 5] = 3, 255  # unknown
+    classes = occupancy.column_labels(volume, labels, spec, options)
+    assert classes.shape == spec.shape[1:] and classes[4, 5] == 2 and not np.delete(classes.ravel(), 4 * 50 + 5).any()
+
+
+def test_voxels_and_their_mesh_have_the_colour_of_their_class(labelled, prediction, tmp_path):
+    def upper_side(picture):  # its shade is 1
+        return count(picture[30:], class_colour("car"))
+
+    drawn, plain = views.voxel_picture(labelled), views.voxel_picture(prediction)
+    assert drawn.shape == plain.shape and upper_side(drawn) > upper_side(plain) + 20
+    colours = {}
+    for name, labels in (("by class", labelled.labels), ("by height", None)):
+        file = tmp_path / f"{name}.ply"
+        faces = write_voxel_mesh(file, prediction.volume, SPEC, 0.65, labels, CLASSES)
+        body = file.read_bytes().split(b"end_header\n")[1]
+        vertices = np.frombuffer(body[: 4 * faces * 15], dtype=[("xyz", "<f4", 3), ("rgb", "u1", 3)])
+        colours[name] = vertices["rgb"].astype(float)
+    assert colours["by class"].shape == colours["by height"].shape
+    hues = colours["by class"] / colours["by class"].max(axis=1, keepdims=True)
+    np.testing.assert_allclose(hues, np.broadcast_to(np.array(class_colour("car")) / 235, hues.shape), atol=0.02)
+    assert (colours["by height"] != colours["by class"]).any()
+
+
+def test_the_image_in_the_colours_of_its_classes(labelled, prediction):
+    picture = views.labels_picture(labelled)
+    height, width = prediction.depth_m.shape
+    assert picture.shape[0] == height and picture.shape[1] >= width + 92
+    # Depth is 10 m between sky and hole: those pixels show road, but for the part beside and above the grid.
+    road = np.rint(0.35 * 90 + 0.65 * np.array(class_colour("road"))).astype(int)
+    assert np.abs(picture[150, 320].astype(int) - road).max() <= 1
+    np.testing.assert_array_equal(picture[10, 320], prediction.image[10, 320])
+    np.testing.assert_array_equal(picture[185, 320], prediction.image[185, 320])
+    with pytest.raises(ValueError, match="without labels"):
+        views.labels_picture(prediction)
+
+
+def test_a_frame_picture_with_classes_has_the_size_of_one_without(labelled, prediction):
+    with_classes, without = views.frame_picture(labelled, "x"), views.frame_picture(prediction, "x")
+    assert with_classes.shape[0] == without.shape[0] and with_classes.shape[1] % 2 == 0
 
 
 def test_video_has_one_frame_per_picture(tmp_path):

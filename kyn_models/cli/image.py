@@ -6,25 +6,32 @@ import argparse
 import math
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from kyn_models import config as configuration
 from kyn_models import views
-from kyn_models.artifact import Artifact, default_artifact, forward_mount
+from kyn_models.artifact import KITTI360_CAMERA, Artifact, default_artifact, forward_mount
 from kyn_models.image_file import read_rgb
-from kyn_models.ply import write_voxel_mesh
 from kyn_models.predictor import Predictor
 from kyn_models.runtimes import NAMES
 from kyn_models.types import Float64Array, Intrinsics, Observation, PosedFrame, Prediction
+from kyn_models.voxel_pictures import write_mesh, write_picture
 
 DEFAULT_FOV_DEG = 70.0
+KITTI360_ASPECTS = (3.3, 3.8)
+"""Width by height of KITTI-360's rectified images as recorded (1408x376) and as the papers resize them (640x192)."""
 RESULTS = ("depth.png", "depth_m.npy", "birds_eye.png", "voxels.ply", "overview.png")
+LABELS = "labels.png"
+"""Also written where the model has classes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photo", type=Path, help="PNG, JPEG or another format that OpenCV reads")
     parser.add_argument("--out", type=Path, help="folder for the results (default: PHOTO's name + _kyn, beside it)")
-    parser.add_argument("--fov", type=float, metavar="DEG", help=f"horizontal field of view (else {DEFAULT_FOV_DEG:g})")
+    camera = parser.add_mutually_exclusive_group()
+    camera.add_argument("--fov", type=float, metavar="DEG", help=f"horizontal field of view (else {DEFAULT_FOV_DEG:g})")
+    camera.add_argument("--kitti360", action="store_true", help="the photo is one of KITTI-360's rectified camera 00")
+    camera.add_argument("--camera-info", type=Path, metavar="YAML", help="fx, fy, cx, cy, width, height in pixels")
     parser.add_argument("--height", type=float, metavar="M", help="camera above the ground (else as in training)")
     parser.add_argument("--pitch", type=float, metavar="DEG", help="camera below the horizon (else as in training)")
     parser.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
@@ -35,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
     image = read_rgb(args.photo, "a photo")
     out = args.out or args.photo.with_name(args.photo.stem + "_kyn")
     keep_photo(args.photo, out)
-    fov = DEFAULT_FOV_DEG if args.fov is None else args.fov
-    intrinsics = camera_from_fov(fov, image.shape[1], image.shape[0])
+    assumed = args.fov is None and not args.kitti360 and args.camera_info is None
+    intrinsics = camera_of(args, image.shape[1], image.shape[0])
     artifact = Artifact.load(args.model)
     trained = artifact.manifest.camera
     mount = mount_of(
@@ -47,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     prediction = predictor.predict(Observation((PosedFrame(image, intrinsics),), mount))
     seen = artifact.camera.seen(intrinsics)
     files = write_results(out, prediction, predictor, args.photo.name, seen)
-    if args.fov is None:
-        print(f"no --fov given: distances assume a horizontal field of view of {fov:g} degrees")
+    if assumed:
+        print(f"no --fov given: distances assume a horizontal field of view of {DEFAULT_FOV_DEG:g} degrees")
     if not seen.all():
         print(f"grey is outside the photo: the photo shows {seen.mean():.0%} of what the model looks at")
     print(f"{artifact.name} on {predictor.runtime_name}, wrote to {out}:")
@@ -59,11 +66,32 @@ def run(args: argparse.Namespace) -> int:
 
 def keep_photo(photo: Path, out: Path) -> None:
     """Raise ``ValueError`` if one of the results in ``out`` would be written over the photo."""
-    for name in RESULTS:
+    for name in (*RESULTS, LABELS):
         if (out / name).exists() and (out / name).samefile(photo):
             raise ValueError(
                 f"{photo}: the result {name} would be written over the photo; name another folder as --out"
             )
+
+
+def camera_of(args: argparse.Namespace, width: int, height: int) -> Intrinsics:
+    """The photo's camera as the options say, for a photo of this size. Raises ``ValueError``."""
+    if args.kitti360:
+        low, high = KITTI360_ASPECTS
+        if not low <= width / height <= high:
+            raise ValueError(
+                f"--kitti360: got a photo of {width}x{height}, expected a rectified image of KITTI-360 (1408x376, also "
+                "resized as to 640x192); for other photos use --fov or --camera-info"
+            )
+        return KITTI360_CAMERA.resized(width, height)
+    if args.camera_info is None:
+        return camera_from_fov(DEFAULT_FOV_DEG if args.fov is None else args.fov, width, height)
+    camera = configuration.load_yaml(Intrinsics, args.camera_info)
+    if (camera.width, camera.height) != (width, height):
+        raise ValueError(
+            f"{args.camera_info}: got a camera of {camera.width}x{camera.height} pixels, expected {width}x{height} as "
+            "the photo; a calibration holds for images of its own size"
+        )
+    return camera
 
 
 def camera_from_fov(fov_deg: float, width: int, height: int) -> Intrinsics:
@@ -90,22 +118,26 @@ def write_results(
 
     title: of the overview. seen: (height, width) bool, what of the model's image the photo shows.
     """
-    assert prediction.depth_m is not None and prediction.volume is not None
+    assert prediction.depth_m is not None
     out.mkdir(parents=True, exist_ok=True)
     pictures = {
         "depth.png": views.depth_picture(prediction),
         "birds_eye.png": views.birds_eye_picture(prediction, seen=seen),
         "overview.png": views.frame_picture(prediction, title, seen),
     }
+    if prediction.labels is not None:
+        pictures[LABELS] = views.labels_picture(prediction)
     for name, picture in pictures.items():
-        cv2.imwrite(str(out / name), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        write_picture(out / name, picture)
     np.save(out / "depth_m.npy", prediction.depth_m)
-    faces = write_voxel_mesh(out / "voxels.ply", prediction.volume, prediction.spec, predictor.grid.occupied_above)
+    faces = write_mesh(out / "voxels.ply", prediction, predictor.grid.occupied_above)
     finite = prediction.depth_m[np.isfinite(prediction.depth_m)]
+    labelled = {LABELS: "the photo in the colours of its classes"} if LABELS in pictures else {}
     return {
         "depth.png": f"depth in colour; median {np.median(finite):.1f} m" if finite.size else "no surface in range",
         "depth_m.npy": f"float32 metres, {prediction.depth_m.shape[1]}x{prediction.depth_m.shape[0]}, +Inf sky",
         "birds_eye.png": "occupied, free, unknown from above",
         "voxels.ply": f"coloured mesh of the occupied voxels, {faces} faces",
         "overview.png": "all of it in one picture",
+        **labelled,
     }

@@ -22,7 +22,7 @@ from kyn_models import runtimes
 from kyn_models.artifact import KITTI360_CAMERA, Artifact, TrainingCamera
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.predictor import Predictor
-from kyn_ros import mount, odometry, outputs, params
+from kyn_ros import mount, odometry, params
 from kyn_ros.diagnostics import FrameLog, model_status, mount_status
 from kyn_ros.pairing import Pairing, StampOrder
 from kyn_ros.params import PerceptionParameters, ReplayParameters
@@ -239,11 +239,6 @@ def test_rate_is_measured_on_the_steady_clock() -> None:
         log.image_arrived(0.0)
     values = {pair.key: pair.value for pair in log.status("input", "/image", 2.0).values}
     assert values["image_rate_hz"] == "10.0"
-
-
-def test_label_colours_differ() -> None:
-    colours = outputs.label_colours(np.arange(20))
-    assert colours.shape == (20, 3) and len({tuple(colour) for colour in colours}) == 20
 
 
 # -- worker ------------------------------------------------------------------------------------------------------------
