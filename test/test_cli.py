@@ -26,6 +26,7 @@ MISSING_PATH = {
     "doctor": ["--model", "nowhere"],
     "image": ["nowhere.png"],
     "synth": ["file/below/a/file"],
+    "video": ["flight", "--images", "nowhere", "--out", "film.mp4", "--model", "{model}"],
     "import": ["bts", "nowhere.pth", "out"],
     "export": ["nowhere"],
     "engine": ["build", "nowhere"],
@@ -42,6 +43,7 @@ MISSING_PATH = {
 WRONG_ARTIFACT = {
     "doctor": ["--model", "{artifact}"],
     "image": ["{photo}", "--model", "{artifact}"],
+    "video": ["flight", "--images", "{data}", "--out", "film.mp4", "--model", "{artifact}"],
     "export": ["{artifact}"],
     "engine": ["build", "{artifact}"],
     "eval": ["depth", "--data", "{data}", "--model", "{artifact}"],

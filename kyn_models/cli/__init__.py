@@ -23,6 +23,7 @@ from kyn_models import __version__
 COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("kyn_models.cli.doctor", "what is installed and works, what to do about each gap"),
     "image": ("kyn_models.cli.image", "one photo to depth, bird's-eye view and voxel mesh"),
+    "video": ("kyn_models.cli.video", "video of a sequence, a flight or the rise to a bird's-eye view"),
     "synth": ("kyn_models.cli.synth", "write synthetic streets in the KITTI-360 layout"),
     "import": ("kyn_models.cli.import_", "make a model artifact from an official checkpoint"),
     "engine": ("kyn_models.cli.engine", "build, list or remove TensorRT engines"),
