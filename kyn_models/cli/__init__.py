@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "image": ("kyn_models.cli.image", "one photo to depth, bird's-eye view and voxel mesh"),
     "video": ("kyn_models.cli.video", "video of a sequence, a flight or the rise to a bird's-eye view"),
     "synth": ("kyn_models.cli.synth", "write synthetic streets in the KITTI-360 layout"),
+    "prepare": ("kyn_models.cli.prepare", "make what the readers of a downloaded data set need"),
     "import": ("kyn_models.cli.import_", "make a model artifact from an official checkpoint"),
     "engine": ("kyn_models.cli.engine", "build, list or remove TensorRT engines"),
     "export": ("kyn_models.cli.export", "add ONNX and self-test to an artifact"),
