@@ -64,6 +64,7 @@ EXTRAS = {
         "colcon-common-extensions",
         "mcap",
         "mcap-ros2-support",
+        "scikit-image",
         PLOTS,
     ],
 }

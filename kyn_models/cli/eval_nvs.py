@@ -20,6 +20,7 @@ from kyn_models.types import Sample
 
 OPTIONS = {
     "kitti360": evaluate_nvs.NvsOptions(640, 192),
+    "kitti_raw": evaluate_nvs.NvsOptions(384, 128),
     "streets": evaluate_nvs.NvsOptions(640, 192),
 }
 """Published size and samples of each data set."""
@@ -41,12 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drive", help="drive, where DIR holds several")
     parser.add_argument("--camera", choices=("00", "01"), default="00", help="KITTI-360 camera that the model gets")
     parser.add_argument("--split", type=Path, metavar="FILE", help="published frame list")
+    parser.add_argument("--poses", type=Path, metavar="DIR", help="KITTI raw: <date>/<drive>.txt (else from oxts)")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th frame")
     parser.add_argument(
         "--offset",
         type=int,
         metavar="N",
-        help="KITTI-360, streets: the view N frames later by the same camera instead of the stereo partner",
+        help="the view N frames later by the same camera (else the stereo partner)",
     )
     parser.add_argument(
         "--seed", type=int, default=HELD_OUT_SEED, help=f"streets: first seed (else {HELD_OUT_SEED}, never trained on)"
@@ -115,7 +117,7 @@ def samples_of(args: argparse.Namespace) -> Samples:
         return _streets(args)
     if args.data is None:
         raise ValueError(f"--data: got none, expected the folder of {args.layout}")
-    return _kitti360(args)
+    return _kitti_raw(args) if args.layout == "kitti_raw" else _kitti360(args)
 
 
 def _streets(args: argparse.Namespace) -> Samples:
@@ -136,6 +138,15 @@ def _kitti360(args: argparse.Namespace) -> Samples:
         return Kitti360(args.data, args.drive, args.camera, views=view(args.camera))
     keys = dict.fromkeys((line.drive, line.camera) for line in read_split(args.split))
     return Joined([Kitti360(args.data, d, c, split=args.split, views=view(c)) for d, c in keys])
+
+
+def _kitti_raw(args: argparse.Namespace) -> Samples:
+    from kyn_models.data.kitti_raw_split import KittiRawSplit
+
+    if args.split is None:
+        raise ValueError("--split: got none, expected a frame list of KITTI raw (published: Tulsiani's test_files.txt)")
+    view = ("other", 0) if args.offset is None else ("same", args.offset)
+    return KittiRawSplit(args.data, args.split, args.poses, views=(view,), depth=False)
 
 
 class Joined:

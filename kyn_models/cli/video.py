@@ -16,7 +16,7 @@ from kyn_models import camera_paths, film, views
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.cli.eval import check_writable, progress
 from kyn_models.cli.image import DEFAULT_FOV_DEG, camera_from_fov, mount_of
-from kyn_models.data.kitti360 import CAMERAS, Kitti360
+from kyn_models.data.kitti360 import Kitti360
 from kyn_models.image_file import read_rgb
 from kyn_models.novel_view import Scene
 from kyn_models.predictor import Predictor
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--images", type=Path, metavar="DIR", help="folder of photos of one camera, in order of names")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the video, .mp4")
     parser.add_argument("--drive", help="drive, where DIR holds several")
-    parser.add_argument("--camera", choices=CAMERAS, default="00", help="KITTI-360 camera (else 00, the left one)")
+    parser.add_argument("--camera", choices=("00", "01"), default="00", help="KITTI-360 camera (else 00, the left one)")
     parser.add_argument("--fov", type=float, metavar="DEG", help=f"photos' field of view (else {DEFAULT_FOV_DEG:g})")
     parser.add_argument(
         "--height", type=float, metavar="M", help="photos: camera above the ground (else as in training)"

@@ -16,6 +16,7 @@ from kyn_models.types import Float32Array, Observation, PosedFrame, Sample
 
 log = logging.getLogger(__name__)
 
+
 class KittiRawSplit:
     """Lines ``<date>/<drive> <frame> <l|r>`` of a split file: ``len()`` and ``[i] -> Sample``.
 
