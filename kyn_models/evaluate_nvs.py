@@ -5,8 +5,8 @@ Behind the Scenes (CVPR 2023), after Tucker and Snavely (2020): the model gets t
 scores are averaged over frames. As the authors' evaluator does it: rays from edge to edge of the image and of length 1,
 the last sample solid, colours of the key image alone, borders continued where it shows nothing, image coordinates by
 the published normalised camera (half a pixel off). Two things differ: samples lie in the middle of their steps (there:
-at random), and the model gets the image at its own size (there: nearest pixels of the resized one, of a size that
-their repository does not state).
+at random), and the model gets the image as on a robot, warped to its training camera (there: the whole image, resized
+twice, to sizes of which their repository states one).
 """
 
 from __future__ import annotations
