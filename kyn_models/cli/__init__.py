@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("kyn_models.cli.doctor", "what is installed and works, what to do about each gap"),
     "image": ("kyn_models.cli.image", "one photo to depth, bird's-eye view and voxel mesh"),
     "voxels": ("kyn_models.cli.voxels", "voxel mesh and picture of every frame of a KITTI-360 split"),
+    "video": ("kyn_models.cli.video", "video of a sequence, a flight or the rise to a bird's-eye view"),
     "synth": ("kyn_models.cli.synth", "write synthetic streets in the KITTI-360 layout"),
     "prepare": ("kyn_models.cli.prepare", "make what the readers of a downloaded data set need"),
     "import": ("kyn_models.cli.import_", "make a model artifact from an official checkpoint"),

@@ -25,6 +25,7 @@ from kyn_models.runtimes.queries import PRECISIONS, Precision
 EVALUATIONS: dict[str, tuple[str, str]] = {
     "occupancy": ("kyn_models.cli.eval_occupancy", "which cells of a lidar slice are occupied (KITTI-360)"),
     "depth": ("kyn_models.cli.eval_depth", "depth against lidar (KITTI-360, KITTI raw, KITTI odometry)"),
+    "nvs": ("kyn_models.cli.eval_nvs", "pictures of a second view: PSNR, SSIM, LPIPS"),
 }
 """Name to module and one line of help, in the order of ``kyn eval --help``."""
 LAYOUTS = ("kitti360", "kitti_raw", "kitti_odometry")
