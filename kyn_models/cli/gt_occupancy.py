@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from kyn_models import ranks
-from kyn_models.cli import interrupt
+from kyn_models.cli import interrupt, left_out
 from kyn_models.data import truth_writer
 from kyn_models.data.kitti360 import CAMERAS, Kitti360, drives_of
 from kyn_models.data.occupancy_files import TruthSettings, frame_name, open_folder
@@ -45,10 +45,10 @@ def run(args: argparse.Namespace) -> int:
     workers = args.workers or _cores()
     if min(args.scans, args.fewest, args.every, workers) < 1:
         raise ValueError("--scans, --fewest, --every, --workers: expected all at least 1")
-    runs, left_out = _plan(args)
+    runs, missing = _plan(args)
     total = sum(len(part.frames) for part in runs)
     if not total:
-        raise ValueError(f"{args.split or args.data}: got no frame with a pose among {len(left_out)}, expected one")
+        raise ValueError(f"{args.split or args.data}: got no frame with a pose among {len(missing)}, expected one")
     if ranks.first():
         open_folder(args.out, TruthSettings(args.scans, runs[0].camera))
     ranks.gather([None])  # nobody writes before the folder is found to be the right one
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         )
     finally:
         signal.signal(signal.SIGTERM, handler)
-    whole = Report(left_out=left_out)
+    whole = Report(left_out=missing)
     for part in ranks.gather([report] if share else []):
         whole.add(part)
     ranks.leave()
@@ -96,18 +96,18 @@ def _plan(args: argparse.Namespace) -> tuple[list[Run], list[tuple[str, str]]]:
             "split the list and write two folders"
         )
     known = drives_of(args.data)
-    runs, left_out = [], []
+    runs, missing = [], []
     for name in dict.fromkeys(line.drive for line in lines):
         frames = tuple(dict.fromkeys(line.frame for line in lines if line.drive == name))
         if name not in known:
             reason = f"{args.data / 'data_2d_raw' / name}: no such drive"
-            left_out += [(frame_name(name, frame), reason) for frame in frames]
+            missing += [(frame_name(name, frame), reason) for frame in frames]
             continue
         drive = Kitti360(args.data, name, lines[0].camera)
         reason = f"no pose in {args.data / 'data_poses' / name / 'poses.txt'}"
-        left_out += [(frame_name(name, frame), reason) for frame in frames if not drive.has_pose(frame)]
+        missing += [(frame_name(name, frame), reason) for frame in frames if not drive.has_pose(frame)]
         runs.append(Run(args.data, name, lines[0].camera, tuple(frame for frame in frames if drive.has_pose(frame))))
-    return runs, left_out
+    return runs, missing
 
 
 def _progress(total: int) -> truth_writer.Progress:
@@ -134,27 +134,7 @@ def _say(args: argparse.Namespace, report: Report, seconds: float) -> None:
     print(f"{args.out}: {report.written} frames written{rate}, {report.kept} were there; from {args.scans} scans each")
     if report.short:
         least = min(scans for _, scans in report.short)
-        named = _named([name for name, _ in report.short])
+        named = left_out.named([name for name, _ in report.short])
         print(f"{len(report.short)} of them from fewer scans, {least} at least, as the drive ends: {named}")
-    reasons: dict[str, list[str]] = {}
-    for name, reason in report.left_out:
-        reasons.setdefault(reason, []).append(name)
-    for reason, names in reasons.items():
-        print(f"{len(names)} frames left out, {reason}: {_named(names)}")
-
-
-def _named(names: list[str]) -> str:
-    """Every frame, by drive: ``drive 3, 5 to 8``."""
-    frames: dict[str, list[list[int]]] = {}
-    for name in sorted(names):
-        drive, frame = name[:-11], int(name[-10:])
-        spans = frames.setdefault(drive, [])
-        if spans and spans[-1][1] == frame - 1:
-            spans[-1][1] = frame
-        else:
-            spans.append([frame, frame])
-    texts = (
-        f"{drive} " + ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in spans)
-        for drive, spans in frames.items()
-    )
-    return "; ".join(texts)
+    for sentence in left_out.sentences(report.left_out):
+        print(sentence)
