@@ -42,9 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    workers = args.workers or _cores()
+    workers = _cores() if args.workers is None else args.workers
     if min(args.scans, args.fewest, args.every, workers) < 1:
-        raise ValueError("--scans, --fewest, --every, --workers: expected all at least 1")
+        got = f"{args.scans}, {args.fewest}, {args.every} and {workers}"
+        raise ValueError(f"--scans, --fewest, --every, --workers: got {got}, expected all at least 1")
     runs, missing = _plan(args)
     total = sum(len(part.frames) for part in runs)
     if not total:

@@ -96,7 +96,7 @@ def protocol_grid(
 def near_rows(truth: OccupancyTruth) -> OccupancyTruth:
     """The 4..20 m part of masks of 4..50 m: their last 160 rows, as Know Your Neighbors' evaluator cuts them.
 
-    Not what ``occupancy_truth`` says for ``NEAR_Z_RANGE_M``: rows of the two grids are up to 6 cm apart, and a grid
+    Not what ``occupancy_truth`` says for ``NEAR_Z_RANGE_M``: rows of the two grids are up to 7 cm apart, and a grid
     that ends at 20 m takes all points beyond 20.4 m into its slice.
     """
     rows = grid_shape(z_range=NEAR_Z_RANGE_M)[0]
