@@ -35,8 +35,10 @@ def test_one_pass_gives_the_masks_of_each_frame_alone(shared_data: Path) -> None
 
 def test_scans_too_far_away_to_see_anything_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drive = Kitti360(tiny.write_drive(tmp_path, frames=range(0, 100)))
-    angle, height = np.meshgrid(np.radians(np.arange(-180, 180, 1.5)), np.arange(-1.5, 8, 0.2))
-    tube = np.stack([30 * np.cos(angle), 30 * np.sin(angle), height, height], axis=-1).reshape(-1, 4)
+    angle, height = np.meshgrid(np.radians(np.arange(-180, 180, 0.5)), np.arange(-1.5, 8, 0.2))
+    # A corridor that moves along: what lies beyond its walls stays hidden.
+    side = np.clip(30 * np.sin(angle), -3.5, 3.5)
+    tube = np.stack([30 * np.cos(angle), side, height, height], axis=-1).reshape(-1, 4)
     for frame in drive.posed_frames:
         np.concatenate([tiny.scan(), tube]).astype(np.float32).tofile(drive.scan_path(frame))
     looked: list[int] = []
@@ -53,7 +55,7 @@ def test_scans_too_far_away_to_see_anything_change_nothing(tmp_path: Path, monke
     (whole,) = truths(drive, (3,), 97)
     assert quick.truth is not None and whole.truth is not None and len(looked) > 97 + 80 - 1
     np.testing.assert_array_equal(quick.truth.occupied, whole.truth.occupied)
-    assert 0.1 < quick.truth.occupied.mean() < 0.9
+    assert 0.05 < quick.truth.occupied.mean() < 0.5
 
 
 def test_drive_end_gives_fewer_scans(tmp_path: Path) -> None:
