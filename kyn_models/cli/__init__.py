@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "engine": ("kyn_models.cli.engine", "build, list or remove TensorRT engines"),
     "export": ("kyn_models.cli.export", "add ONNX and self-test to an artifact"),
     "train": ("kyn_models.cli.train", "train a model from a configuration file"),
+    "gt-occupancy": ("kyn_models.cli.gt_occupancy", "occupancy truth from lidar for a split, as files"),
     "prior": ("kyn_models.cli.prior", "what streets look like on average, for comparison in eval"),
     "eval": ("kyn_models.cli.eval", "occupancy or depth metrics on a KITTI-360 folder"),
     "bench": ("kyn_models.cli.bench", "time, memory and accuracy of every runtime on this machine"),

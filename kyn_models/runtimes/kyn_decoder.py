@@ -183,7 +183,7 @@ class KynDecoder:
             counts += numbers.sum(axis=0)
         attended = np.zeros((self._weights.query.shape[1], sums.shape[1]), dtype=np.float32)
         context = c.attended(sums[:, : len(c.w_out)], counts)
-        attended[: context.shape[0], : context.shape[1]] = context
+        attended[: len(context), : len(context[0])] = context
         for part, kept in self._with_rows(points):
             yield part, kept, attended
 
