@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from kyn_models.models.kyn import Encoder, Kyn
+    from kyn_models.networks.modulation import ModulatedMLP
 
 MOST_LABELS = 255
 """A label is a byte, and 255 means that there is none."""
@@ -46,20 +47,31 @@ class KynMaps(nn.Module):
 
 def export_kyn(model: Kyn) -> tuple[KynMaps, dict[str, Tensor]]:
     """See ``Kyn.exportable``."""
-    config, mlp, attention = model.config, model.mlp_coarse, model.mlp_coarse.point_attn
+    config, mlp = model.config, model.mlp_coarse
     if config.label_count > MOST_LABELS:
         raise ValueError(f"export: got {config.label_count} labels, expected at most {MOST_LABELS}")
     weight, bias = (value.double() for value in mlp.entry_parameters())
-    fused, second = weight[:, : config.fused], model.encoder.fuser.fused_reg[2]
-    modulation = mlp.modulation(model.text_features).double()
-    norm, output = attention.layer_norm, mlp.lin_out
-    w_out = (output.weight[0] * norm.weight).double()
+    linear, second = weight[:, : config.fused], model.encoder.fuser.fused_reg[2]
     constants = {
         "w_code": weight[:, config.fused :],
-        "bias": bias + fused @ second.bias.double(),
+        "bias": bias + linear @ second.bias.double(),
         "freqs": model.code_xyz.frequencies,
         "z_near": torch.tensor(config.z_near),
         "z_far": torch.tensor(config.z_far),
+    }
+    network = KynMaps(model.encoder, model.text_features, linear)
+    network.eval()
+    rounded = {name: value.detach().float() for name, value in constants.items()}
+    return network, rounded | point_constants(mlp, model.text_features)
+
+
+def point_constants(mlp: ModulatedMLP, text: Tensor) -> dict[str, Tensor]:
+    """Constants of the point network after its entry, for labels of (L, channels) text features; see
+    ``KynConstants``."""
+    attention, norm, output = mlp.point_attn, mlp.point_attn.layer_norm, mlp.lin_out
+    modulation = mlp.modulation(text).double()
+    w_out = (output.weight[0] * norm.weight).double()
+    constants = {
         "modulation": modulation,
         "keys": modulation @ attention.w_ks.weight.double().T * attention.scale,
         "w_2": mlp.mlp_encoding_2.weight,
@@ -72,12 +84,8 @@ def export_kyn(model: Kyn) -> tuple[KynMaps, dict[str, Tensor]]:
         "w_context": attention.fc.weight,
         # A constant added to all units changes nothing after the layer norm has taken their mean away.
         "w_out": w_out - w_out.mean(),
-        "b_out": (output.weight[0] @ norm.bias + output.bias[0]),
-        "heads": torch.tensor(attention.heads),
+        "b_out": output.weight[0] @ norm.bias + output.bias[0],
         "epsilon": torch.tensor(norm.eps),
     }
-    network = KynMaps(model.encoder, model.text_features, fused)
-    network.eval()
-    return network, {
-        name: value.detach().float() if value.is_floating_point() else value for name, value in constants.items()
-    }
+    rounded = {name: value.detach().float() for name, value in constants.items()}
+    return rounded | {"heads": torch.tensor(attention.heads)}

@@ -176,12 +176,13 @@ class KynDecoder:
     def _attended(self, points: _Set, maps: loops.Maps) -> Iterator[tuple[_Points | _Rays, Float32Array, Float32Array]]:
         """Every part of a set with the last layers that are kept of it, and what attention makes of the whole set."""
         c = self._constants
-        sums, counts = np.zeros(self._weights.modulation.shape), np.zeros(len(c.modulation))
+        labels, units = self._weights.modulation.shape
+        sums, counts = np.zeros((labels, units)), np.zeros(labels)
         for part, kept in self._with_rows(points):
             found, numbers = self._sum(part, maps, kept)
             sums += found.sum(axis=0, dtype=np.float64)
             counts += numbers.sum(axis=0)
-        attended = np.zeros((self._weights.query.shape[1], sums.shape[1]), dtype=np.float32)
+        attended = np.zeros((self._weights.query.shape[1], units), dtype=np.float32)
         context = c.attended(sums[:, : len(c.w_out)], counts)
         attended[: len(context), : len(context[0])] = context
         for part, kept in self._with_rows(points):
