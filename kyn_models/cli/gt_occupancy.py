@@ -12,7 +12,8 @@ from pathlib import Path
 from kyn_models import ranks
 from kyn_models.cli import interrupt, left_out
 from kyn_models.data import truth_writer
-from kyn_models.data.kitti360 import CAMERAS, Kitti360, drives_of
+from kyn_models.data.kitti360 import Kitti360, drives_of
+from kyn_models.data.kitti360_cameras import PERSPECTIVES
 from kyn_models.data.occupancy_files import TruthSettings, frame_name, open_folder
 from kyn_models.data.splits import read_split
 from kyn_models.data.truth_writer import Report, Run
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", type=Path, metavar="FILE", help="frame list: <drive> <frame> <l|r> lines")
     parser.add_argument("--drive", help="without --split: the drive, where there are several")
     parser.add_argument(
-        "--camera", choices=CAMERAS, default="00", help="without --split: the camera (00, the left one)"
+        "--camera", choices=PERSPECTIVES, default="00", help="without --split: the camera (00, the left one)"
     )
     parser.add_argument("--every", type=int, default=1, metavar="N", help="without --split: every N-th frame")
     parser.add_argument("--scans", type=int, default=PUBLISHED_SCANS, help="scans that make the truth (300)")
