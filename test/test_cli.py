@@ -26,6 +26,7 @@ MISSING_PATH = {
     "doctor": ["--model", "nowhere"],
     "image": ["nowhere.png"],
     "synth": ["file/below/a/file"],
+    "prepare": ["kitti360", "--data", "nowhere"],
     "import": ["bts", "nowhere.pth", "out"],
     "export": ["nowhere"],
     "engine": ["build", "nowhere"],
