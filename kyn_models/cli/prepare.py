@@ -31,6 +31,7 @@ DATA_SETS: dict[str, tuple[str, str]] = {
         "kyn_models.cli.prepare_kitti_raw",
         "resize the images of KITTI raw, store lidar depth",
     ),
+    "realestate10k": ("kyn_models.cli.prepare_realestate10k", "take the frames of RealEstate10K from its videos"),
 }
 """Name to module and one line of help, in the order of ``kyn prepare --help``."""
 
@@ -79,8 +80,8 @@ def to_be_continued() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
-def progress(total: int) -> Callable[[Made], None]:
-    """For ``make_all``: names images that cannot be read, and says how far it is; where no terminal is, seldom."""
+def progress(total: int, what: str = "images") -> Callable[[Made], None]:
+    """For ``make_all``: names what cannot be read, and says how far it is; where no terminal is, seldom."""
     started = said = time.perf_counter()
     named = 0
 
@@ -92,7 +93,7 @@ def progress(total: int) -> Callable[[Made], None]:
         now, done = time.perf_counter(), made.written + made.kept + named
         rate = made.written / (now - started)
         left = (total - done) / max(done / (now - started), 1e-9)
-        text = f"{done} of {total} images, {rate:.1f} images/s, about {left:.0f} s left"
+        text = f"{done} of {total} {what}, {rate:.1f} {what}/s, about {left:.0f} s left"
         if sys.stderr.isatty():
             print(f"\r{text}   ", end="\n" if done == total else "", file=sys.stderr, flush=True)
         elif now - said > QUIET_S:

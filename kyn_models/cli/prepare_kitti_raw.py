@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     )
     started = time.perf_counter()
     with to_be_continued():
-        made = prepare(work, workers, args.strict, progress(len(work)))
+        made = prepare(work, workers, args.strict, progress(len(work), "files"))
     print(
         f"{made.written} files made in {time.perf_counter() - started:.1f} s, {made.kept} were there already, "
         f"{len(made.faults)} could not be made and are left out"
