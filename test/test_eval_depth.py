@@ -112,7 +112,7 @@ def trained_here(root: Path, tmp_path: Path) -> Artifact:
         pytest.importorskip(library, reason="needs the train extra")
     from artifacts import write_seeded_artifact
 
-    written = write_seeded_artifact(tmp_path / "model", width=96, height=32)
+    written = write_seeded_artifact(tmp_path / "model", width=128, height=64)
     camera = replace(written.manifest.camera, source=KittiRawFolder(root).intrinsics(DRIVE, "02"))
     return write_artifact(written.path, replace(written.manifest, camera=camera), {})
 
@@ -127,17 +127,17 @@ def test_rays_are_those_of_the_published_evaluator(root: Path, split: Path, trai
 
     sample = KittiRawSplit(root, split)[0]
     depth, camera = PublishedRays(trained_here).depth(sample)
-    assert depth.shape == (32, 96) and (camera.width, camera.height) == (96, 32)
+    assert depth.shape == (64, 128) and (camera.width, camera.height) == (128, 64)
     # The same by the definition, for some pixels: unit directions, points at distances, the field asked point by point.
     k_norm = sample.observation.key.intrinsics.normalised()
-    image = cv2.resize(sample.observation.key.image.astype(np.float32) / 127.5 - 1, (96, 32))
+    image = cv2.resize(sample.observation.key.image.astype(np.float32) / 127.5 - 1, (128, 64))
     tensor = torch.from_numpy(image.transpose(2, 0, 1))[None].float()
     with torch.inference_mode():
         view = View(tensor, torch.from_numpy(k_norm).float()[None], torch.eye(4)[None])
         field = load_model(trained_here).condition(view)
         distances = z_samples(field.z_near, field.z_far).numpy().astype(np.float64)
-        for row, column in ((0, 0), (17, 48), (31, 95), (10, 5)):
-            ray = np.linalg.inv(k_norm) @ (2 * column / 95 - 1, 2 * row / 31 - 1, 1.0)
+        for row, column in ((0, 0), (33, 64), (63, 127), (20, 7)):
+            ray = np.linalg.inv(k_norm) @ (2 * column / 127 - 1, 2 * row / 63 - 1, 1.0)
             ray /= np.linalg.norm(ray)
             points = torch.from_numpy(distances[:, None] * ray).float()[None]
             alpha = 1 - np.exp(-np.diff(distances, append=1e10) * field(points)[0].numpy())
@@ -151,7 +151,7 @@ def test_models_trained_on_such_images_are_asked_as_published(
 ) -> None:
     assert run("--data", root, "--model", trained_here.path, "--split", split, "--every", 2) == 0
     out = capsys.readouterr().out
-    assert "image resized to 96x32, rays as published" in out and "depth, 2 frames" in out
+    assert "image resized to 128x64, rays as published" in out and "depth, 2 frames" in out
 
 
 def save_prior(path: Path, camera: Intrinsics) -> Path:
