@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from kyn_models.palette import UNLABELLED
@@ -16,7 +17,7 @@ def read_labels(given: str) -> tuple[str, ...]:
     that is longer than labels have numbers.
     """
     path = Path(given)
-    if "," in given and not path.is_file():
+    if "," in given and not os.path.isfile(path):  # a long list of words is no name, which pathlib raises for
         return _checked([word.strip() for word in given.split(",")], "--labels", "word")
     if path.is_dir():
         raise FileNotFoundError(f"{given}: is a folder, {EXPECTED}")

@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     config = configuration.load_yaml(ImportConfig, args.config) if args.config else ImportConfig()
     found, sources = read_weights(args, labels)
     model = filled_model(args, config, found.weights)
+    count = len(found.weights)
+    found.weights.clear()  # the model has its own: two copies of the largest one are enough
     # The families' protocol; one that only torch runs yet has no such method.
     exports = not args.no_export and hasattr(model, "exportable")
     if exports:
@@ -82,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     )
     for name in found.ignored:
         print(f"  ignored, outside the model: {name}")
-    print(f"{len(found.weights)} weights, all of the model's ({model.config.encoder}); wrote {artifact.path}")
+    print(f"{count} weights, all of the model's ({model.config.encoder}); wrote {artifact.path}")
     if not exports:
         print(f"torch runs it; for the other runtimes: kyn export {artifact.path}")
         return 0

@@ -115,9 +115,7 @@ def with_text_features(
     tower = {name: value.float() for name, value in clip.items() if not name.startswith(UNUSED_IN_CLIP)}
     weights = {name: value for name, value in found.weights.items() if not name.startswith(CLIP)}
     weights[TEXT_FEATURES] = text_features(tower, labels, encode, checkpoint)
-    return OfficialWeights(
-        weights, [*found.ignored, f"{CLIP}* (its text tower was used, the artifact keeps its answers)"]
-    )
+    return OfficialWeights(weights, [*found.ignored, f"{CLIP}* (what it says about the labels is kept)"])
 
 
 def text_features(weights: dict[str, Tensor], labels: tuple[str, ...], encode: Encoder, checkpoint: Path) -> Tensor:
