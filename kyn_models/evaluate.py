@@ -248,7 +248,14 @@ def mean_occupancy(rows: Iterable[OccupancyRow], answer: str) -> tuple[Occupancy
     return scene, OccupancyScores(*_means([row.far_cut for row in of_answer])), int(nothing)
 
 
-def mean_depth(rows: Sequence[DepthRow]) -> tuple[DepthScores, int]:
+class ScoredFrame(Protocol):
+    """A row that has depth scores."""
+
+    @property
+    def scores(self) -> DepthScores: ...
+
+
+def mean_depth(rows: Sequence[ScoredFrame]) -> tuple[DepthScores, int]:
     """Means of the seven numbers over the frames that have truth (``pixels`` and ``capped`` are sums), and how many
     frames have none."""
     scores = [row.scores for row in rows]

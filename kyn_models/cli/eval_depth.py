@@ -7,6 +7,7 @@ from typing import Protocol
 
 from kyn_models import evaluate
 from kyn_models.baselines import best_box_street
+from kyn_models.cli import eval_depth_raw
 from kyn_models.cli.eval import (
     Drives,
     Model,
@@ -35,13 +36,16 @@ class Frames(Protocol):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(parser)
+    eval_depth_raw.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table of the model and of the best box street."""
+    """Print the table of the model and of the best box street, or that of the published KITTI raw protocol."""
     check_common(args)
+    if eval_depth_raw.wanted(args):
+        return eval_depth_raw.run(args)
     if args.layout != "kitti360" and args.split:
-        raise ValueError(f"--layout: got {args.layout}, expected kitti360 for split files")
+        raise ValueError(f"--layout: got {args.layout}, expected kitti360 or kitti_raw for split files")
     model, name = load_model(args.model, args.runtime, args.precision)
     _depth(args, model, name)
     return 0

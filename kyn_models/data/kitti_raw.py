@@ -253,3 +253,9 @@ class KittiRaw:
             ),
             depth_m=self._folder.depth(self._drive, frame, "02"),
         )
+
+    def published_depth(self, index: int) -> Float32Array:
+        """(H, W) depth truth as published evaluations form it."""
+        truth = self._folder.published_depth(self._drive, self.frames[index], "02")
+        assert truth is not None
+        return truth

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from kyn_models.data.kitti_raw import KittiRawFolder
 from kyn_models.data.splits import SplitLine
 from kyn_models.types import Float32Array, Observation, PosedFrame, Sample
 
-log = logging.getLogger(__name__)
 
 
 class KittiRawSplit:
@@ -103,8 +101,6 @@ class KittiRawSplit:
         if not chosen:
             raise FileNotFoundError(f"{missing[0]}, and none of the {len(missing)} lines is whole here")
         self.lines, self.missing = tuple(chosen), tuple(missing)
-        if missing:
-            log.warning("%d of %d lines left out, the first: %s", len(missing), len(lines), missing[0])
 
     def _fault(self, line: SplitLine) -> str | None:
         """What is missing, as the end of a sentence; None where all is there."""
