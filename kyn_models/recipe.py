@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from kyn_models import __version__, ranks
 from kyn_models import config as configuration
-from kyn_models.artifact import WEIGHTS, Artifact, Licences, Manifest, TrainingCamera, write_artifact
+from kyn_models.artifact import WEIGHTS, Licences, Manifest, TrainingCamera, write_artifact
 from kyn_models.data import frame_cache, street_cache
 from kyn_models.data.frame_cache import ViewItems
 from kyn_models.data.sources import DataConfig, Frames, LiveViews
@@ -28,13 +28,11 @@ from kyn_models.export import export
 from kyn_models.field_training import FieldLossConfig, field_loss, make_batch, validate
 from kyn_models.frame_validation import validate_frames
 from kyn_models.loop import NOT_COMPARED, LoopConfig, part_of
-from kyn_models.models.loading import fill, load_model, make_config, make_model, weights_file
-from kyn_models.networks.efficientnet_lite import EfficientNetLite0Encoder
-from kyn_models.networks.resnet import ResnetEncoder
+from kyn_models.models.loading import fill, make_config, make_model, weights_file
+from kyn_models.starting import start_from_artifact, start_from_imagenet, start_with_language
 from kyn_models.train import BEST, Batches, Loss, Trainer
 from kyn_models.view_synthesis import ViewLossConfig, frames_batch, view_loss
 
-TRUNKS = (ResnetEncoder, EfficientNetLite0Encoder)
 Validate = Callable[[nn.Module], tuple[float, dict[str, float]]]
 
 
@@ -45,8 +43,10 @@ class TrainConfig:
     family, model: the system and the keys of its own configuration. data, held_out: frames to train and to validate
     on (``held_out`` may be left out for streets: ``validation`` is used); view_loss: what is learned from them.
     streets, validation, loss: the same for training on the geometry of streets, where there is no ``data``.
-    imagenet: start the image trunk from its ImageNet weights. start_from: artifact folder of the same family to start
-    from instead. frozen: prefixes of parameters that keep their values, their normalisation statistics too.
+    imagenet: start the image trunk from its ImageNet weights. lseg: kyn: the authors' demo_e200.ckpt, which stays
+    frozen; labels: kyn: the classes that its text tower is asked about; vocabulary: CLIP's file, none for that of the
+    labels extra. start_from: artifact folder of the same family to start from instead of all these.
+    frozen: prefixes of parameters that keep their values, their normalisation statistics too.
     """
 
     model: dict[str, Any]
@@ -59,11 +59,20 @@ class TrainConfig:
     loss: FieldLossConfig = FieldLossConfig()
     loop: LoopConfig = LoopConfig()
     imagenet: bool = True
+    lseg: str = ""
+    labels: tuple[str, ...] = ()
+    vocabulary: str = ""
     start_from: str = ""
     frozen: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        make_config(self.family, self.model, "model")
+        known = getattr(make_config(self.family, self.model, "model"), "label_count", 0)
+        if len(self.labels) != known:
+            raise ValueError(
+                f"labels: got {len(self.labels)}, expected {known} as model.label_count says (bts has none)"
+            )
+        if self.family == "kyn" and not (self.lseg or self.start_from):
+            raise ValueError("lseg: got none, expected the authors' demo_e200.ckpt, or start_from: an artifact of kyn")
         if self.data is None and self.held_out is not None:
             raise ValueError("held_out: got frames to validate on and no `data` to train on, expected both or neither")
         if self.data is not None and self.data.layout != "streets" and self.held_out is None:
@@ -168,13 +177,11 @@ def make_trainer(config: TrainConfig, task: Task, out: Path, device: str = "cpu"
     """The trainer of a configuration, at step 0."""
     torch.manual_seed(config.loop.seed)
     model: Any = make_model(config.family, config.model, "model")
-    if config.start_from:
-        start = Artifact.load(config.start_from)
-        fill(model, load_model(start).state_dict(), config.start_from)
-    elif config.imagenet and ranks.first():  # the others receive its weights
-        next(part for part in model.modules() if isinstance(part, TRUNKS)).load_imagenet()
+    if ranks.first():  # the others receive its weights
+        _start(model, config)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(config.frozen) if config.frozen else True)
+        if config.frozen and name.startswith(config.frozen):
+            parameter.requires_grad_(False)
     settings = configuration.to_mapping(config)
     settings["loop"] = {key: value for key, value in settings["loop"].items() if key not in NOT_COMPARED}
     return Trainer(
@@ -190,6 +197,16 @@ def make_trainer(config: TrainConfig, task: Task, out: Path, device: str = "cpu"
     )
 
 
+def _start(model: nn.Module, config: TrainConfig) -> None:
+    if config.start_from:
+        start_from_artifact(model, config.start_from)
+        return
+    if config.imagenet:
+        start_from_imagenet(model)
+    if config.lseg:
+        start_with_language(model, config.lseg, config.labels, config.vocabulary)
+
+
 def write_best(config: TrainConfig, task: Task, out: Path, source: str) -> Path:
     """The best checkpoint in ``out`` as ``out/artifact``, exported and checked; returns that folder.
 
@@ -203,6 +220,7 @@ def write_best(config: TrainConfig, task: Task, out: Path, source: str) -> Path:
     manifest = Manifest(
         family=config.family,
         config=configuration.to_mapping(model.config),
+        labels=config.labels,
         camera=task.camera,
         z_near=model.config.z_near,
         z_far=model.config.z_far,
@@ -218,12 +236,22 @@ def write_best(config: TrainConfig, task: Task, out: Path, source: str) -> Path:
         },
     )
     artifact = write_artifact(out / "artifact", manifest, {WEIGHTS: weights_file(model, half=True)})
-    try:
-        model.exportable()
-    except ValueError as error:
-        print(f"only torch runs this model ({error})")
+    refusal = _why_not_exportable(model)
+    if refusal:
+        print(f"only torch runs this model ({refusal})")
         return artifact.path
     _, agreements = export(artifact.path)
     for agreement in agreements:
         print(f"{agreement.runtime}: density within {agreement.density:.1e}, depth within {agreement.depth_m:.1e} m")
     return artifact.path
+
+
+def _why_not_exportable(model: Any) -> str:
+    """What the model says against the files of other runtimes; empty where it has them."""
+    if not hasattr(model, "exportable"):
+        return "its family is not exported yet"
+    try:
+        model.exportable()
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -32,6 +32,7 @@ NOT_RUN = {
     "pip install openvino numba rosbags": "needs a ROS 2 installation; the same libraries are installed by make setup",
     "ros2 launch": "needs a ROS 2 installation; arguments are checked here, launch files in test_launch_files.py",
     "pip install '.[train]'": "make test installs the same extra",
+    "torchrun --nproc_per_node=4": "needs GPUs and KITTI-360; two processes train in test/test_train_ranks.py",
     "kyn train": "takes an hour; the loop is tested in test/test_train.py, options are checked here",
 }
 """Beginning of a command to the reason why no test runs it."""

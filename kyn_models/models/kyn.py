@@ -208,10 +208,16 @@ class Kyn(nn.Module):
         )
         self.register_buffer("text_features", torch.zeros(config.label_count, config.lseg.out))
 
-    def condition(self, view: View) -> KynField:
-        """Encode one view; the field it gives answers in that view's world."""
-        encoded = self.encoder(view.image, self.text_features)
-        return self.field(encoded.features, encoded.logits.argmax(dim=1), view.k_norm, view.camera_from_world)
+    def condition(self, view: View, flip: bool = False) -> KynField:
+        """Encode one view; the field it gives answers in that view's world.
+
+        flip: encode the mirror image and mirror features and labels back (augmentation in training, as published).
+        """
+        encoded = self.encoder(view.image.flip(-1) if flip else view.image, self.text_features)
+        features, labels = encoded.features, encoded.logits.argmax(dim=1)
+        if flip:
+            features, labels = features.flip(-1), labels.flip(-1)
+        return self.field(features, labels, view.k_norm, view.camera_from_world)
 
     def exportable(self) -> tuple[KynMaps, dict[str, Tensor]]:
         """The model in two exact pieces for robots: an image network, and the constants of what follows at a point.
