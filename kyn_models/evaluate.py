@@ -26,6 +26,11 @@ Progress = Callable[[int, int, str], None]
 """Called with (frames done, frames in all, name of the frame)."""
 
 
+ATTENDING_FAMILIES = ("kyn",)
+POINTS_PER_CALL = 100_000
+"""So many points of such a family look at each other in the authors' renderer, in the order in which they come."""
+
+
 class DensityModel(Protocol):
     """Answers about occupancy."""
 
@@ -45,9 +50,11 @@ class PredictorAnswers:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
+        attends = predictor.artifact.manifest.family in ATTENDING_FAMILIES
+        self._points_per_call = POINTS_PER_CALL if attends else None
 
     def density(self, sample: Sample, points_camera: Float32Array) -> Float32Array:
-        return self._predictor.density(sample.observation, points_camera)
+        return self._predictor.density(sample.observation, points_camera, self._points_per_call)
 
     def depth(self, sample: Sample) -> tuple[Float32Array, Intrinsics]:
         prediction = self._predictor.predict(sample.observation, frozenset({"depth"}))

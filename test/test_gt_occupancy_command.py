@@ -104,8 +104,8 @@ def test_what_a_split_names_and_cannot_be_is_named_and_counted(
     said = capsys.readouterr().out
     assert "3 frames written" in said
     for sentence in (
-        "1 frames left out, " + str(drive.scan_path(8)) + ": got 3 bytes",
-        "1 frames left out, " + str(drive.scan_path(13)) + ": missing",
+        "1 frame left out, " + str(drive.scan_path(8)) + ": got 3 bytes",
+        "1 frame left out, " + str(drive.scan_path(13)) + ": missing",
         f"poses.txt: {tiny.DRIVE} 99",
         "unknown: no such drive: unknown 1",
     ):

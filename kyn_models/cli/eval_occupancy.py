@@ -238,7 +238,7 @@ def _say(
         )
     if args.objects:
         blank = sum(not _has_objects(args, name) for name in {row.frame for row in rows})
-        print(f"(objects): near the objects of {args.objects}, in frames that have some; {blank} frames have no map")
+        print(f"(objects): near the objects of {args.objects}, in frames that have some; {blank} without a map")
     for sentence in left_out.sentences(missing):
         print(sentence)
     if args.csv:

@@ -13,7 +13,8 @@ def sentences(left_out: Iterable[tuple[str, str]]) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for name, reason in left_out:
         reasons.setdefault(reason, []).append(name)
-    return [f"{len(names)} frames left out, {reason}: {named(names)}" for reason, names in reasons.items()]
+    counts = {reason: f"{len(names)} frame{'s' if len(names) > 1 else ''}" for reason, names in reasons.items()}
+    return [f"{counts[reason]} left out, {reason}: {named(names)}" for reason, names in reasons.items()]
 
 
 def named(names: Sequence[str]) -> str:
