@@ -55,11 +55,11 @@ def flight(scene: Scene, observation: Observation, poses: Float64Array, name: st
     rays = pixel_rays(camera)
     for index, pose in enumerate(poses):
         view = render(scene, rays, pose, SAMPLES)
-        x, y, z = pose[:3, 3]
+        x, y, z = np.round(pose[:3, 3] * (1, -1, 1), 1) + 0.0  # no -0.0 in the title
         depth = views.colourise_depth(np.where(view.unseen > 0.5, np.nan, view.depth_m))
         left = np.vstack(
             [
-                views.titled(view.image(), f"novel view  {name}  right {x:+.1f} m  up {-y:+.1f} m  ahead {z:+.1f} m"),
+                views.titled(view.image(), f"novel view  {name}  right {x:+.1f} m  up {y:+.1f} m  ahead {z:+.1f} m"),
                 views.titled(
                     np.vstack([depth, views.depth_scale(camera.width, True)]), "its depth along the optical axis"
                 ),

@@ -28,7 +28,7 @@ Field = Callable[[Float32Array], Float32Array]
 Outside = Literal["empty", "continued"]
 
 POINTS_AT_ONCE = 1 << 23
-"""Samples of a view that are held at once: a view of 640x192 with 64 samples is one piece (about 0.7 GB)."""
+"""Samples of a view that are held at once: a view of 640x192 with 64 samples is one piece (about 0.5 GB)."""
 SET_FAMILIES = ("kyn",)
 """Families whose density at a point depends on the other points asked for: their views are never split."""
 GREY = (62, 66, 74)

@@ -18,6 +18,11 @@ RUN = {
     "make demo": "the demo runs in CI and in test/ros/test_demo.py",
     "make test": "this is it",
     "kyn image street.jpg --fov 70": "test/test_image_command.py",
+    "kyn video transition --data KITTI-360 --frame 250 --out rise.mp4": "test/test_video_command.py",
+    "kyn video flight --images photos --fov 70 --path sideways circle own_path.txt --out flight.mp4": (
+        "test/test_video_command.py"
+    ),
+    "kyn video sequence --data KITTI-360 --start 250 --stop 400 --out drive.mp4": "test/test_video_command.py",
     "kyn bag /data/KITTI-360 drive_0000 --drive 2013_05_28_drive_0000_sync": "test/ros/test_kitti360_bag.py",
     "kyn node --camera-pose 1.575 -0.004 1.58 -1.6726 0.0019 -1.533 -p use_sim_time:=true": "test/ros/test_play.py",
     "kyn play drive_0000 --loop": "test/ros/test_play.py",

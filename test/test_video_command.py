@@ -150,25 +150,25 @@ class Street:
 def test_the_rise_begins_with_the_depth_map_and_ends_with_a_map_of_the_street(monkeypatch):
     from kyn_models.artifact import forward_mount
 
-    monkeypatch.setattr(film, "CANVAS", (320, 240))
-    monkeypatch.setattr(film, "TOP_WIDTH", 240)
+    monkeypatch.setattr(film, "CANVAS", (160, 120))
+    monkeypatch.setattr(film, "TOP_WIDTH", 120)
     monkeypatch.setattr(film, "SAMPLES", 64)
-    camera = Intrinsics(130.0, 130.0, 159.5, 79.5, 320, 160)
+    camera = Intrinsics(65.0, 65.0, 79.5, 39.5, 160, 80)
     mount = forward_mount(1.6, 5.0)
-    observation = Observation((PosedFrame(np.full((160, 320, 3), 200, np.uint8), camera),), mount)
+    observation = Observation((PosedFrame(np.full((80, 160, 3), 200, np.uint8), camera),), mount)
     scene = novel_view.Scene(Street(mount), (film.key_source(observation, camera),), (novel_view.centred(camera),))
-    first = film.rise_picture(scene, observation, 0.0)[24:, 320:]
-    view = novel_view.render(scene, novel_view.pixel_rays(camera), np.eye(4), 400)
+    first = film.rise_picture(scene, observation, 0.0)[24:, 160:]
+    view = novel_view.render(scene, novel_view.pixel_rays(camera), np.eye(4), 200)
     expected = views.colourise_depth(view.depth_m)
-    near = np.abs(first[40:200].astype(int) - expected).max(axis=-1) < 25
+    near = np.abs(first[20:100].astype(int) - expected).max(axis=-1) < 25
     assert near.mean() > 0.95
-    assert (first[:40] == views.BACKGROUND).all()
+    assert (first[:20] == views.BACKGROUND).all()
 
-    last = film.rise_picture(scene, observation, 1.0)[24:, 320:]
+    last = film.rise_picture(scene, observation, 1.0)[24:, 160:]
 
     def colour(x: float, y: float) -> np.ndarray:
-        """Of the map at metres ahead and to the left: 8 pixels per metre."""
-        return last[round((film.TOP_M[1] - x) * 8), round(160 - y * 8)].astype(int)
+        """Of the map at metres ahead and to the left: 4 pixels per metre."""
+        return last[round((film.TOP_M[1] - x) * 4), round(80 - y * 4)].astype(int)
 
     for x, y in ((16, 4), (14.7, 2.7), (17.3, 5.3)):
         assert np.abs(colour(x, y) - views.OCCUPIED_COLOUR).max() < 12, (x, y)
