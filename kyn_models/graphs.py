@@ -94,13 +94,18 @@ def _file(
         )
     assert program is not None
     # Only constants are folded: the exporter's own optimiser would fold batch normalisation into the weights.
-    onnxscript.optimizer.fold_constants(program.model)
+    onnxscript.optimizer.fold_constants(program.model, should_fold=lambda node: False if _turns_weight(node) else None)
     common.RemoveUnusedNodesPass()(program.model)
     graph = program.model_proto
     _without_traces(graph)
     _refer_to_weights(graph, weights)
     graph.metadata_props.add(key="weights_sha256", value=sha256(weights))
     return graph.SerializeToString()
+
+
+def _turns_weight(node: Any) -> bool:
+    """True for the transpose of a stored weight, as linear layers have it: its result would be stored once more."""
+    return node.op_type == "Transpose" and node.inputs[0].is_initializer() and "network." in node.inputs[0].name
 
 
 def _refer_to_weights(model: Any, weights: Path) -> None:

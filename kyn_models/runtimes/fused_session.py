@@ -117,8 +117,8 @@ class FusedSession:
         own = pinned.array[numbers].astype(np.float64)
         pinned.array[numbers] = own.sum(axis=0) - own
         for number in numbers:
-            memory = self._passes[number].memory[sums.others]
-            self._stream.upload(memory, pinned.pointer + number * nbytes, nbytes)
+            others = self._passes[number].memory[sums.others]
+            self._stream.upload(others, pinned.pointer + number * nbytes, nbytes)
 
     def _place(self) -> list[_Pass]:
         """Upload all constants, one pass after the other. A pass that has nothing left of a kind shares the first's."""

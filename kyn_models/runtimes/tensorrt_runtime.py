@@ -85,7 +85,9 @@ def shapes_of(asked: Mapping[str, Kind]) -> dict[str, tuple[int, ...]]:
     return {name: shape for kind in asked.values() for name, shape in kind.inputs.items()}
 
 
-def _facts(artifact: Artifact, library: Library, cuda: Cuda, precision: str, asked: Mapping[str, Kind]) -> dict[str, Any]:
+def _facts(
+    artifact: Artifact, library: Library, cuda: Cuda, precision: str, asked: Mapping[str, Kind]
+) -> dict[str, Any]:
     """Everything that makes an engine another one."""
     files = artifact.manifest.files
     return {
