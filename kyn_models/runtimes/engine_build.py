@@ -21,8 +21,6 @@ from typing import Any
 from kyn_models.runtimes.tensorrt_library import LastError, find_library, make_logger
 
 PROGRESS = "progress: "
-WORKSPACE = 2 << 30
-"""Most scratch memory of an engine in bytes, so that a tactic never takes what the rest of a robot needs."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Request:
     product: str
     onnx: str
     shapes: dict[str, tuple[int, ...]]
-    workspace: int = WORKSPACE
+    workspace: int
 
 
 class BuildFailed(RuntimeError):

@@ -16,7 +16,7 @@ from typing import Any
 from kyn_models.artifact import DECODER, ENGINES, WEIGHTS, Artifact
 from kyn_models.runtimes.constants import DecoderConstants
 from kyn_models.runtimes.cuda import Cuda, open_driver
-from kyn_models.runtimes.engine_build import WORKSPACE, Request
+from kyn_models.runtimes.engine_build import Request
 from kyn_models.runtimes.engine_cache import engine_from_cache
 from kyn_models.runtimes.engine_process import build_in_process
 from kyn_models.runtimes.fused_inputs import Kind, kinds
@@ -29,6 +29,9 @@ from kyn_models.types import UInt8Array
 RAYS, POINTS = 30720, 458752
 """Sizes where nothing is known: 96 x 320 rays, and the default grid of 400,000 cells, rounded up."""
 
+WORKSPACES = {"bts": 2 << 30, "kyn": 4 << 30}
+"""Most scratch memory of an engine in bytes, so that no tactic takes what the rest of a robot needs. ``kyn`` keeps the
+last layer of all samples of all rays: 1 GB of the default sizes."""
 POINTS_STEP = 1 << 16
 RECIPE = 1
 """Counted up when engines are built in another way from the same graph."""
@@ -49,7 +52,7 @@ def load(artifact: Artifact, options: LoadOptions) -> TensorRT:
     cuda = Cuda(driver)
     graph = artifact.file(ENGINES[precision])
     asked = kinds_for(artifact, options)
-    request = Request(library.product, str(graph.resolve()), shapes_of(asked))
+    request = Request(library.product, str(graph.resolve()), shapes_of(asked), WORKSPACES[artifact.manifest.family])
     last = LastError()
     try:
         # The deserialiser must outlive its engines in some versions.
@@ -102,7 +105,7 @@ def _facts(
         "image": [artifact.camera.height, artifact.camera.width, 3],
         "rays": asked["ray"].size,
         "points": asked["point"].size,
-        "workspace": WORKSPACE,
+        "workspace": WORKSPACES[artifact.manifest.family],
         "recipe": RECIPE,
     }
 

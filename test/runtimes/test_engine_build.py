@@ -16,12 +16,12 @@ from kyn_models.runtimes.engine_build import BuildFailed, Request
 from kyn_models.runtimes.engine_process import build_in_process
 from kyn_models.runtimes.queries import LoadOptions
 from kyn_models.runtimes.tensorrt_library import find_library
-from kyn_models.runtimes.tensorrt_runtime import kinds_for, shapes_of
+from kyn_models.runtimes.tensorrt_runtime import WORKSPACES, kinds_for, shapes_of
 
 
 def request_for(artifact: Artifact, precision: str) -> Request:
     shapes = shapes_of(kinds_for(artifact, LoadOptions()))
-    return Request("tensorrt_rtx", str(artifact.file(ENGINES[precision])), shapes)
+    return Request("tensorrt_rtx", str(artifact.file(ENGINES[precision])), shapes, WORKSPACES[artifact.manifest.family])
 
 
 @pytest.mark.parametrize("precision", list(ENGINES))
@@ -39,7 +39,7 @@ def test_every_graph_compiles(model: str, precision: str, request: pytest.Fixtur
 def test_a_file_that_is_no_graph(tmp_path: Path) -> None:
     (tmp_path / "engine.onnx").write_bytes(b"no graph")
     with pytest.raises(BuildFailed, match=r"the engine builder failed: .*engine\.onnx is not understood: ") as caught:
-        build_in_process(Request("tensorrt_rtx", str(tmp_path / "engine.onnx"), {}), b"", lambda text: None)
+        build_in_process(Request("tensorrt_rtx", str(tmp_path / "engine.onnx"), {}, 1 << 30), b"", lambda text: None)
     assert "\n" not in str(caught.value)
 
 
@@ -49,4 +49,4 @@ def test_the_installed_version_is_one_that_is_known() -> None:
 
 def test_a_product_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BuildFailed, match="the engine builder failed: .*nowhere_rt"):
-        build_in_process(Request("nowhere_rt", "x.onnx", {}), b"", lambda text: None)
+        build_in_process(Request("nowhere_rt", "x.onnx", {}, 1 << 30), b"", lambda text: None)
