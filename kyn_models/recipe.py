@@ -43,10 +43,10 @@ class TrainConfig:
     family, model: the system and the keys of its own configuration. data, held_out: frames to train and to validate
     on (``held_out`` may be left out for streets: ``validation`` is used); view_loss: what is learned from them.
     streets, validation, loss: the same for training on the geometry of streets, where there is no ``data``.
-    imagenet: start the image trunk from its ImageNet weights. start_density: per metre, what the field begins with (0: as
-    random weights have it, about 0.7). lseg: kyn: the authors' demo_e200.ckpt, which stays
-    frozen; labels: kyn: the classes that its text tower is asked about; vocabulary: CLIP's file, none for that of the
-    labels extra. start_from: artifact folder of the same family to start from instead of all these.
+    imagenet: start the image trunk from its ImageNet weights. start_density: per metre, what the field begins with
+    (0: as random weights have it, about 0.7). lseg: kyn: the authors' demo_e200.ckpt, which stays frozen; labels: kyn:
+    the classes that its text tower is asked about; vocabulary: CLIP's file, none for that of the labels extra.
+    start_from: artifact folder of the same family to start from instead of all these.
     frozen: prefixes of parameters that keep their values, their normalisation statistics too.
     """
 

@@ -29,8 +29,8 @@ def start_from_imagenet(model: Any) -> None:
 def start_with_density(model: Any, per_metre: float) -> None:
     """Let the field begin with about this density everywhere: so little that light reaches all depths.
 
-    Random weights begin with 0.7 per metre, which hides everything beyond a few metres; large steps then overshoot to an
-    empty field, whose densities have no gradient left.
+    Random weights begin with 0.7 per metre, which hides everything beyond a few metres; large steps then overshoot to
+    an empty field, whose densities have no gradient left.
     """
     with torch.no_grad():
         model.mlp_coarse.lin_out.bias.fill_(math.log(math.expm1(per_metre)))
