@@ -8,10 +8,31 @@ from kyn_models.artifact import Artifact
 from kyn_models.export import export
 from kyn_models.models import seeded
 from kyn_models.models.bts import Bts, BtsConfig
+from kyn_models.models.kyn import Kyn, KynConfig
 from kyn_models.models.seeded import seed_by_name as seed_by_name
 from kyn_models.models.seeded import seeded_tensor as seeded_tensor
+from kyn_models.networks.lseg import LSegConfig
+from kyn_models.networks.vit import VitConfig
 
 TINY = BtsConfig(encoder="efficientnet_lite0", channels_dec=(8, 16, 16, 32, 32), d_out=16, feature_scale=1, hidden=16)
+TINY_LSEG = LSegConfig(
+    VitConfig(width=32, depth=4, heads=2, patch=16, size=64),
+    crop=96,
+    taps=(0, 1, 2, 3),
+    stages=(8, 16, 32, 32),
+    features=16,
+    out=12,
+)
+TINY_KYN = KynConfig(
+    encoder="efficientnet_lite0",
+    channels_dec=(8, 16, 16, 32, 32),
+    d_out=16,
+    lseg=TINY_LSEG,
+    fused=24,
+    hidden=16,
+    head_channels=4,
+    label_count=6,
+)
 
 
 def seeded_bts(config: BtsConfig = TINY, salt: str = "", lin_out_bias: float = -2.0) -> Bts:
@@ -19,8 +40,13 @@ def seeded_bts(config: BtsConfig = TINY, salt: str = "", lin_out_bias: float = -
     return seeded.seeded_bts(config, salt, lin_out_bias)
 
 
+def seeded_kyn(config: KynConfig = TINY_KYN, salt: str = "", lin_out_bias: float = 0.0) -> Kyn:
+    """The same for Know Your Neighbors."""
+    return seeded.seeded_kyn(config, salt, lin_out_bias)
+
+
 def write_seeded_artifact(
-    path: Path, model: Bts | None = None, half: bool = True, width: int = 640, height: int = 192
+    path: Path, model: Bts | Kyn | None = None, half: bool = True, width: int = 640, height: int = 192
 ) -> Artifact:
     """Write an artifact with weights alone."""
     return seeded.write_seeded_artifact(path, model or seeded_bts(), half, width, height)

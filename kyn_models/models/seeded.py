@@ -22,6 +22,7 @@ from kyn_models import config as configuration
 from kyn_models.artifact import ENCODER, WEIGHTS, Artifact, Licences, Manifest, TrainingCamera, write_artifact
 from kyn_models.cache import cache_root
 from kyn_models.models.bts import Bts, BtsConfig
+from kyn_models.models.kyn import PUBLISHED_LABELS, Kyn, KynConfig
 from kyn_models.models.loading import weights_file
 
 
@@ -56,10 +57,23 @@ def seeded_bts(config: BtsConfig, salt: str = "", lin_out_bias: float = -2.0) ->
     return model
 
 
-def write_seeded_artifact(path: Path, model: Bts, half: bool = True, width: int = 640, height: int = 192) -> Artifact:
+def seeded_kyn(config: KynConfig, salt: str = "", lin_out_bias: float = 0.0) -> Kyn:
+    """A model in evaluation mode; its text features are random directions as long as CLIP's. lin_out_bias as above."""
+    model = Kyn(config).eval()
+    seed_by_name(model, salt)
+    with torch.no_grad():
+        model.mlp_coarse.lin_out.bias.fill_(lin_out_bias)
+        model.text_features.mul_(config.lseg.out**0.5)
+    return model
+
+
+def write_seeded_artifact(
+    path: Path, model: Bts | Kyn, half: bool = True, width: int = 640, height: int = 192
+) -> Artifact:
     """Write an artifact with weights alone. width, height: of the image, multiples of 32."""
     manifest = Manifest(
-        family="bts",
+        family="kyn" if isinstance(model, Kyn) else "bts",
+        labels=_labels(model.config.label_count) if isinstance(model, Kyn) else (),
         config=configuration.to_mapping(model.config),
         camera=replace(TrainingCamera(), width=width, height=height),
         z_near=model.config.z_near,
@@ -70,18 +84,23 @@ def write_seeded_artifact(path: Path, model: Bts, half: bool = True, width: int 
     return write_artifact(path, manifest, {WEIGHTS: weights_file(model, half)})
 
 
+def _labels(count: int) -> tuple[str, ...]:
+    return tuple(PUBLISHED_LABELS[n] if n < len(PUBLISHED_LABELS) else f"label {n}" for n in range(count))
+
+
 def cached_artifact(
-    config: BtsConfig, width: int = 640, height: int = 192, say: Callable[[str], None] = print
+    config: BtsConfig | KynConfig, width: int = 640, height: int = 192, say: Callable[[str], None] = print
 ) -> Artifact:
     """A complete artifact of ``config`` from the cache folder, made and exported there the first time.
 
-    say: is told of the work, which takes up to a minute. Raises ``OSError`` where the folder cannot be written,
-    ``ValueError`` or ``ImportError`` as export does.
+    say: is told of the work, which takes up to a minute, for a kyn of the published size a few. Raises ``OSError``
+    where the folder cannot be written, ``ValueError`` or ``ImportError`` as export does.
     """
     from kyn_models.export import export
 
     key = zlib.crc32(repr((config, __version__)).encode())
-    folder = cache_root() / "models" / f"seeded-{config.encoder}-{width}x{height}-{key:08x}"
+    kind = "kyn-" if isinstance(config, KynConfig) else ""
+    folder = cache_root() / "models" / f"seeded-{kind}{config.encoder}-{width}x{height}-{key:08x}"
     if folder.is_dir():
         try:
             artifact = Artifact.load(folder)
@@ -90,11 +109,12 @@ def cached_artifact(
         except (OSError, ValueError) as error:
             say(f"made again, because {error}")
             shutil.rmtree(folder)
-    say(f"making a {config.encoder} of {width}x{height} with weights that follow from their names in {folder}")
+    say(f"making a {kind}{config.encoder} of {width}x{height} with weights that follow from their names in {folder}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as scratch:
         made = Path(scratch) / folder.name
-        write_seeded_artifact(made, seeded_bts(config), half=False, width=width, height=height)
+        model = seeded_kyn(config) if isinstance(config, KynConfig) else seeded_bts(config)
+        write_seeded_artifact(made, model, half=False, width=width, height=height)
         export(made)
         try:
             os.rename(made, folder)
