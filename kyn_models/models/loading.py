@@ -31,7 +31,8 @@ def load_model(artifact: Artifact) -> nn.Module:
     """The model of an artifact in evaluation mode, float32 on the CPU, with exactly the stored weights.
 
     Weights stored as float16 are widened. Raises ``FileNotFoundError`` if the artifact has no weights, ``ValueError``
-    for an unknown family, a damaged file, or weights that are not those of the model.
+    for an unknown family, a damaged file, weights that are not those of the model, or labels that are not as many as
+    the model knows.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -43,6 +44,11 @@ def load_model(artifact: Artifact) -> nn.Module:
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file ({error}); copy or import the model again") from error
     fill(model, weights, str(path))
+    count, labels = getattr(model.config, "label_count", None), artifact.manifest.labels
+    if count is not None and len(labels) != count:
+        raise ValueError(
+            f"{artifact.path}: got {len(labels)} labels, expected {count} as the model has; import the model again"
+        )
     return model.eval()
 
 

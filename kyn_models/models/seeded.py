@@ -23,7 +23,7 @@ from kyn_models import config as configuration
 from kyn_models.artifact import ENCODER, WEIGHTS, Artifact, Licences, Manifest, TrainingCamera, write_artifact
 from kyn_models.cache import cache_root
 from kyn_models.models.bts import Bts, BtsConfig
-from kyn_models.models.kyn import Kyn, KynConfig
+from kyn_models.models.kyn import PUBLISHED_LABELS, Kyn, KynConfig
 from kyn_models.models.loading import weights_file
 
 Model = TypeVar("Model", Bts, Kyn)
@@ -76,7 +76,7 @@ def write_seeded_artifact(
     manifest = Manifest(
         family=_family(model.config),
         config=configuration.to_mapping(model.config),
-        labels=tuple(f"label {number}" for number in range(labels)),
+        labels=_labels(labels),
         camera=replace(TrainingCamera(), width=width, height=height),
         z_near=model.config.z_near,
         z_far=model.config.z_far,
@@ -88,6 +88,10 @@ def write_seeded_artifact(
 
 def _family(config: BtsConfig | KynConfig) -> str:
     return "kyn" if isinstance(config, KynConfig) else "bts"
+
+
+def _labels(count: int) -> tuple[str, ...]:
+    return tuple(PUBLISHED_LABELS[n] if n < len(PUBLISHED_LABELS) else f"label {n}" for n in range(count))
 
 
 def cached_artifact(
