@@ -15,25 +15,6 @@ from kyn_models.networks.lseg import LSegConfig
 from kyn_models.networks.vit import VitConfig
 
 TINY = BtsConfig(encoder="efficientnet_lite0", channels_dec=(8, 16, 16, 32, 32), d_out=16, feature_scale=1, hidden=16)
-TINY_LSEG = LSegConfig(
-    VitConfig(width=32, depth=4, heads=2, patch=16, size=64),
-    crop=96,
-    taps=(0, 1, 2, 3),
-    stages=(8, 16, 32, 32),
-    features=16,
-    out=12,
-)
-TINY_KYN = KynConfig(
-    encoder="efficientnet_lite0",
-    channels_dec=(8, 16, 16, 32, 32),
-    d_out=16,
-    lseg=TINY_LSEG,
-    fused=24,
-    hidden=16,
-    head_channels=4,
-    label_count=6,
-)
-
 TINY_KYN = KynConfig(
     encoder="resnet18",
     channels_dec=(8, 8, 8, 16, 16),
