@@ -66,6 +66,7 @@ EXTRAS = {
         "colcon-common-extensions",
         "mcap",
         "mcap-ros2-support",
+        "scikit-image",
         PLOTS,
         VOCABULARY,
     ],

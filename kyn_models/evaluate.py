@@ -1,42 +1,34 @@
-"""Evaluation by the published protocols: occupancy on one lidar slice, depth against lidar. numpy only.
+"""Evaluation of depth against lidar, and what any evaluation asks of a model. numpy only.
 
 A model here is anything that answers for a sample: a ``Predictor`` (through ``PredictorAnswers``), a baseline, a test's
 function. Scores are computed per frame and averaged over frames; a frame without an answer or truth is NaN and counted.
 
-Occupancy (Know Your Neighbors, CVPR 2024): ``kyn_models.data.lidar_occupancy`` with the evaluator's 5 degree tilt, the
-model's density above 0.5 is occupied; once over the whole slice and once after the far cut. Depth: one scan (or
-annotated depth), nearest return per pixel of the full image, the prediction sampled there, 3 to 80 m, Inf and NaN
-scored as 80 m and counted, no crop, no scaling. Of other data sets, whose camera is warped to the model's, the pixels
-that lie outside the model's image are left out and counted; of KITTI-360 there are none.
+Depth: one scan (or annotated depth), nearest return per pixel of the full image, the prediction sampled there, 3 to
+80 m, Inf and NaN scored as 80 m and counted, no crop, no scaling. Of other data sets, whose camera is warped to the
+model's, the pixels that lie outside the model's image are left out and counted; of KITTI-360 there are none.
+Occupancy: ``kyn_models.evaluate_occupancy``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from kyn_models.data.kitti360 import Kitti360
-from kyn_models.data.lidar_occupancy import (
-    TILT,
-    EmptySliceError,
-    OccupancyTruth,
-    grid_shape,
-    occupancy_truth,
-    protocol_grid,
-)
-from kyn_models.metrics import DepthScores, OccupancyScores, depth_scores, far_cut_scores, occupancy_scores
+from kyn_models.metrics import DepthScores, depth_scores
 from kyn_models.predictor import Predictor
 from kyn_models.types import Float32Array, Intrinsics, Sample
 
-OCCUPIED_ABOVE = 0.5
-"""Published density threshold."""
-DEFAULT_SCANS = 12
-
 Progress = Callable[[int, int, str], None]
 """Called with (frames done, frames in all, name of the frame)."""
+
+
+ATTENDING_FAMILIES = ("kyn",)
+POINTS_PER_CALL = 100_000
+"""So many points of such a family look at each other in the authors' renderer, in the order in which they come."""
 
 
 class DensityModel(Protocol):
@@ -58,23 +50,16 @@ class PredictorAnswers:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
+        attends = predictor.artifact.manifest.family in ATTENDING_FAMILIES
+        self._points_per_call = POINTS_PER_CALL if attends else None
 
     def density(self, sample: Sample, points_camera: Float32Array) -> Float32Array:
-        return self._predictor.density(sample.observation, points_camera)
+        return self._predictor.density(sample.observation, points_camera, self._points_per_call)
 
     def depth(self, sample: Sample) -> tuple[Float32Array, Intrinsics]:
         prediction = self._predictor.predict(sample.observation, frozenset({"depth"}))
         assert prediction.depth_m is not None
         return prediction.depth_m, prediction.intrinsics
-
-
-class OccupancyRow(NamedTuple):
-    """Scores of one answer about one frame."""
-
-    frame: str
-    answer: str
-    scene: OccupancyScores
-    far_cut: OccupancyScores
 
 
 class DepthRow(NamedTuple):
@@ -87,92 +72,6 @@ class DepthRow(NamedTuple):
     scores: DepthScores
     outside: int
     camera: Intrinsics
-
-
-def camera_grid() -> Float32Array:
-    """(36800, 3) float32 points of the published slice in the key frame's camera axes (the grid, tilted back)."""
-    return (protocol_grid().astype(np.float64) @ TILT[:3, :3]).astype(np.float32)
-
-
-def frames_for_occupancy(drive: Kitti360, scans: int) -> tuple[int, ...]:
-    """The drive's frames that have a scan and are followed by at least ``scans`` posed frames with scans."""
-    place = {frame: index for index, frame in enumerate(drive.posed_frames)}
-    chosen = []
-    for frame in drive.frames:
-        window = drive.posed_frames[place[frame] : place[frame] + scans + 1]
-        if len(window) == scans + 1 and all(drive.has_scan(later) for later in window):
-            chosen.append(frame)
-    return tuple(chosen)
-
-
-class TruthOfDrive:
-    """Occupancy truth of a drive's frames; neighbouring frames share the scans that are held in memory."""
-
-    def __init__(self, drive: Kitti360, scans: int = DEFAULT_SCANS) -> None:
-        if scans < 1:
-            raise ValueError(f"scans: got {scans}, expected at least 1")
-        self._drive = drive
-        self._scans = scans
-        self._place = {frame: index for index, frame in enumerate(drive.posed_frames)}
-        self._held: dict[int, Float32Array] = {}
-
-    def __call__(self, frame: int) -> OccupancyTruth:
-        """Truth from the frame's scan and those of the following posed frames, fewer at the end of the drive."""
-        drive = self._drive
-        start = self._place[frame]
-        window = drive.posed_frames[start : start + self._scans]
-        self._held = {kept: self._held[kept] if kept in self._held else drive.scan(kept) for kept in window}
-        world_from_camera = drive.world_from_base(frame) @ drive.base_from_camera()
-        tilted_from_world = TILT @ np.linalg.inv(world_from_camera)
-        poses = np.stack([tilted_from_world @ drive.world_from_velo(later) for later in window])
-        return occupancy_truth([self._held[later] for later in window], poses, protocol_grid())
-
-
-def evaluate_occupancy(
-    model: DensityModel | None,
-    drives: Sequence[tuple[Kitti360, Sequence[int]]],
-    scans: int = DEFAULT_SCANS,
-    other_images: bool = False,
-    progress: Progress | None = None,
-) -> list[OccupancyRow]:
-    """Rows for the model (left out where it is None) and for the trivial answers "all free" and "all occupied".
-
-    drives: readers and the frame numbers to score. scans: how many make the truth. other_images: the model is given
-    the image of another frame (half the list further): what it then still scores, it does not owe to the image.
-    A frame whose truth cannot be formed (a scan without a point in the slice) has NaN scores.
-    """
-    rows: list[OccupancyRow] = []
-    total, done = sum(len(frames) for _, frames in drives), 0
-    points = camera_grid()
-    for drive, frames in drives:
-        truth_of = TruthOfDrive(drive, scans)
-        for index, frame in enumerate(frames):
-            name = f"{drive.drive}_{frame:010d}"
-            answers: dict[str, np.ndarray] = {}
-            if model is not None:
-                shown = frames[(index + len(frames) // 2) % len(frames)] if other_images else frame
-                sigma = model.density(drive.sample(shown), points).reshape(grid_shape())
-                answers["model"] = sigma > OCCUPIED_ABOVE
-            answers |= {"all free": np.zeros(grid_shape(), bool), "all occupied": np.ones(grid_shape(), bool)}
-            rows += _score_frame(name, answers, truth_of, frame)
-            done += 1
-            if progress:
-                progress(done, total, name)
-    return rows
-
-
-def _score_frame(
-    name: str, answers: Mapping[str, np.ndarray], truth_of: TruthOfDrive, frame: int
-) -> Iterator[OccupancyRow]:
-    try:
-        occupied, visible = truth_of(frame)
-    except EmptySliceError:
-        nothing = OccupancyScores(np.nan, np.nan, np.nan)
-        yield from (OccupancyRow(name, answer, nothing, nothing) for answer in answers)
-        return
-    for answer, predicted in answers.items():
-        scene = occupancy_scores(predicted, occupied, visible)
-        yield OccupancyRow(name, answer, scene, far_cut_scores(predicted, occupied, visible))
 
 
 def kitti360_depth_samples(drive: Kitti360, frames: Sequence[int]) -> Iterator[Sample]:
@@ -240,24 +139,24 @@ def evaluate_depth(
     return rows
 
 
-def mean_occupancy(rows: Iterable[OccupancyRow], answer: str) -> tuple[OccupancyScores, OccupancyScores, int]:
-    """(scene, far cut, frames without a score) of one answer: means over the frames that have the score."""
-    of_answer = [row for row in rows if row.answer == answer]
-    nothing = sum(np.isnan(row.scene.o_acc) or np.isnan(row.far_cut.o_acc) for row in of_answer)
-    scene = OccupancyScores(*_means([row.scene for row in of_answer]))
-    return scene, OccupancyScores(*_means([row.far_cut for row in of_answer])), int(nothing)
+class ScoredFrame(Protocol):
+    """A row that has depth scores."""
+
+    @property
+    def scores(self) -> DepthScores: ...
 
 
-def mean_depth(rows: Sequence[DepthRow]) -> tuple[DepthScores, int]:
+def mean_depth(rows: Sequence[ScoredFrame]) -> tuple[DepthScores, int]:
     """Means of the seven numbers over the frames that have truth (``pixels`` and ``capped`` are sums), and how many
     frames have none."""
     scores = [row.scores for row in rows]
     nothing = sum(score.pixels == 0 for score in scores)
     pixels, capped = sum(score.pixels for score in scores), sum(score.capped for score in scores)
-    return DepthScores._make([*_means([score[:7] for score in scores]), pixels, capped]), nothing
+    return DepthScores._make([*means([score[:7] for score in scores]), pixels, capped]), nothing
 
 
-def _means(rows: Sequence[Sequence[float]]) -> list[float]:
+def means(rows: Sequence[Sequence[float]]) -> list[float]:
+    """Mean of each column over the rows that have it; NaN where none has."""
     values = np.array(rows, dtype=np.float64)
     return [
         float(column[~np.isnan(column)].mean()) if (~np.isnan(column)).any() else float("nan") for column in values.T

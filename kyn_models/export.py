@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +22,8 @@ from kyn_models.graphs import encoder_graph, engine_graph
 from kyn_models.models.loading import load_model
 from kyn_models.runtimes import RUNTIMES
 from kyn_models.runtimes.constants import DecoderConstants
-from kyn_models.runtimes.queries import LoadOptions, PointQuery, Query, RayQuery, Runtime
+from kyn_models.runtimes.queries import LoadOptions, Runtime
+from kyn_models.runtimes.selftest import compare, selftest_queries
 from kyn_models.runtimes.torch_runtime import PlainTorch
 from kyn_models.types import UInt8Array
 
@@ -29,6 +33,12 @@ SELFTEST_POINTS = 2000
 CHECKED_RUNTIMES = ("openvino", "onnxruntime")
 SKY_SHARE = 0.002
 """Rays whose transmittance is so near to 1/2 that rounding decides between sky and surface."""
+
+
+MAPS = {"bts": ("pre_activation",), "kyn": ("pre_activation", "labels")}
+"""Outputs of a family's encoder graph."""
+LABEL_SHARE = 0.002
+"""Points whose two best labels are so near to each other that rounding decides between them."""
 
 
 class Exportable(Protocol):
@@ -57,22 +67,36 @@ def export(path: str | Path) -> tuple[Artifact, list[Agreement]]:
     network, constants = model.exportable()
     arrays = {name: value.numpy() for name, value in constants.items()} | {"k_norm": artifact.camera.k_norm}
     test = _selftest(artifact)
-    weights = artifact.file(WEIGHTS)
+    weights, family = artifact.file(WEIGHTS), artifact.manifest.family
     image_shape = (1, artifact.camera.height, artifact.camera.width, 3)
-    decoder = DecoderConstants.from_arrays(arrays)
     files = {
-        ENCODER: encoder_graph(network, image_shape, weights),
-        **{
-            name: engine_graph(Fused(network, decoder, half=precision == "float16").eval(), image_shape, weights)
-            for precision, name in ENGINES.items()
-        },
+        ENCODER: encoder_graph(network, image_shape, weights, MAPS[family]),
+        **(_engines(network, arrays, image_shape, weights) if family == "bts" else {}),
         DECODER: _npz(arrays),
         SELFTEST: _npz(test),
     }
-    with tempfile.TemporaryDirectory(prefix="kyn_export_") as scratch:
-        trial = write_artifact(scratch, artifact.manifest, {WEIGHTS: weights.read_bytes(), **files})
+    del model, network
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=artifact.path) as scratch:
+        # Weights may be gigabytes: the trial reads those that are there, where the file system can do it.
+        try:
+            os.link(weights, Path(scratch) / WEIGHTS)
+        except OSError:
+            shutil.copyfile(weights, Path(scratch) / WEIGHTS)
+        listed = {name: digest for name, digest in artifact.manifest.files.items() if name == WEIGHTS}
+        trial = write_artifact(scratch, replace(artifact.manifest, files=listed), files)
         agreements = _agreements(trial, test)
     return write_artifact(artifact.path, artifact.manifest, files), agreements
+
+
+def _engines(
+    network: Any, arrays: Mapping[str, np.ndarray], image_shape: Sequence[int], weights: Path
+) -> dict[str, bytes]:
+    """The graphs that TensorRT builds engines from, of families that it runs whole."""
+    decoder = DecoderConstants.from_arrays(arrays)
+    return {
+        name: engine_graph(Fused(network, decoder, half=precision == "float16").eval(), image_shape, weights)
+        for precision, name in ENGINES.items()
+    }
 
 
 def _selftest(artifact: Artifact) -> dict[str, np.ndarray]:
@@ -88,7 +112,7 @@ def _selftest(artifact: Artifact) -> dict[str, np.ndarray]:
     z = 1 / rng.uniform(far, near, SELFTEST_POINTS)
     rays = np.concatenate([uv, np.ones((SELFTEST_POINTS, 1))], axis=1) @ np.linalg.inv(camera.k_norm).T
     points = (rays * z[:, None]).astype(np.float32)
-    queries: dict[str, Query] = {"depth": RayQuery(directions), "density": PointQuery(points)}
+    queries = selftest_queries(artifact, {"directions": directions, "points": points})
     answer = PlainTorch(artifact, "cpu").prepare(queries)(image, frozenset(queries)).arrays
     return {"image": image, "directions": directions, "points": points, **answer}
 
@@ -100,7 +124,8 @@ def _agreements(artifact: Artifact, test: Mapping[str, np.ndarray]) -> list[Agre
             module = importlib.import_module(RUNTIMES[name][0])
         except ImportError:
             continue
-        found.append(_agreement(name, module.load(artifact, LoadOptions(precision="float32")), test))
+        runtime = module.load(artifact, LoadOptions(precision="float32"))
+        found.append(_agreement(name, artifact, runtime, test))
     if not found:
         raise ImportError(
             f"export: needs one of {', '.join(CHECKED_RUNTIMES)} to check what it writes; pip install 'kyn[openvino]'"
@@ -108,22 +133,23 @@ def _agreements(artifact: Artifact, test: Mapping[str, np.ndarray]) -> list[Agre
     return found
 
 
-def _agreement(name: str, runtime: Runtime, test: Mapping[str, np.ndarray]) -> Agreement:
-    queries: dict[str, Query] = {"depth": RayQuery(test["directions"]), "density": PointQuery(test["points"])}
-    answer = runtime.prepare(queries)(test["image"], frozenset(queries)).arrays
-    density = np.abs(answer["density"] - test["density"])
-    finite = np.isfinite(test["depth"]) & np.isfinite(answer["depth"])
-    depth = np.abs(answer["depth"][finite] - test["depth"][finite])
-    agreement = Agreement(name, float(density.max()), float(depth.max(initial=0.0)))
-    sky = np.mean(np.isfinite(test["depth"]) != np.isfinite(answer["depth"]))
+def _agreement(name: str, artifact: Artifact, runtime: Runtime, test: Mapping[str, np.ndarray]) -> Agreement:
+    queries = selftest_queries(artifact, test)
+    differences = compare(runtime.prepare(queries)(test["image"], frozenset(queries)).arrays, test)
+    density, depth = differences.density, differences.depth_m
+    agreement = Agreement(name, float(density.max(initial=0.0)), float(depth.max(initial=0.0)))
+    bound = 1e-4 if artifact.manifest.family == "bts" else 5e-4
     if (
-        not (density <= 1e-4 + 1e-3 * test["density"]).all()
-        or not (depth <= 1e-3 + 1e-3 * test["depth"][finite]).all()
-        or sky > SKY_SHARE
+        not (density <= bound + 1e-3 * differences.true_density).all()
+        or not (depth <= 1e-3 + 1e-3 * differences.true_depth_m).all()
+        or differences.sky > SKY_SHARE
+        or differences.labels > LABEL_SHARE
     ):
+        labels = f", {differences.labels:.1%} of labels" if artifact.manifest.labels else ""
         raise ValueError(
             f"export: {name} differs from torch by {agreement.density:.2g} in density, {agreement.depth_m:.2g} m in "
-            f"depth and on {sky:.1%} of rays in what is sky; expected rounding only, nothing was written"
+            f"depth and on {differences.sky:.1%} of rays in what is sky{labels}; expected rounding only, nothing was "
+            "written"
         )
     return agreement
 

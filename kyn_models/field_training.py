@@ -6,13 +6,14 @@ Any family whose ``condition`` gives a field with ``along_rays`` and points can 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kyn_models import losses, render
+from kyn_models import losses, ranks, render
 from kyn_models.artifact import KITTI360_CAMERA
 from kyn_models.canonical import CanonicalCamera
 from kyn_models.data.street_cache import StreetCache
@@ -39,16 +40,19 @@ class FieldLossConfig:
     freeze_norms: bool = True
 
 
-def make_batch(cache: StreetCache, config: FieldLossConfig, seed: int, step: int) -> Batch:
-    """The batch of a step: a function of (seed, step) alone.
+def make_batch(cache: StreetCache, config: FieldLossConfig, seed: int, step: int, share: slice = slice(None)) -> Batch:
+    """The batch of a step: a function of (seed, step) alone. share: which of its images this process takes.
 
     image (B, 3, H, W) augmented -1..1; clean and partner (B, 3, H, W) -1..1; k_norm (B, 3, 3);
     partner_from_key (B, 4, 4); points (B, P, 3), occupied (B, P); pixels (B, R, 2) row, column; directions (B, R, 3);
-    depth (B, R) metres, +Inf sky; jitter (B, 1, K).
+    depth (B, R) metres, +Inf sky; jitter (B, 1, K); items (B,).
     """
     rng = np.random.default_rng((seed, step))
-    items = [_item(cache, int(index), config, rng) for index in rng.integers(0, len(cache), config.images)]
-    return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
+    chosen = rng.integers(0, len(cache), config.images)
+    # Items draw from one generator, one after the other: those of other processes are made and left out.
+    items = [_item(cache, int(index), config, rng) for index in chosen][share]
+    batch = {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
+    return {**batch, "items": torch.from_numpy(chosen[share])}
 
 
 def _item(cache: StreetCache, index: int, config: FieldLossConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -165,30 +169,55 @@ def _colour_loss(rendered: render.Composite, z: Tensor, batch: Batch, config: Fi
     )
 
 
-def validate(model: nn.Module, cache: StreetCache, stride: int = 8) -> tuple[float, dict[str, float]]:
+def validate(
+    model: nn.Module, cache: StreetCache, stride: int = 8, size: tuple[int, int] | None = None
+) -> tuple[float, dict[str, float]]:
     """Score (lower is better) and numbers on a held-out set, left images only.
+
+    size: (height, width) that the network wants, else that of the stored images.
 
     abs_rel: of rays through every ``stride``-th pixel, 3 to 80 m, sky as 80 m. occupancy: share of right answers on the
     points of the metric's slab (two fifths of the stored points), against the published threshold.
+
+    Each of several processes takes its share of the pairs; all of them get the answer.
     """
     k = CAMERA.intrinsics
+    device = next(model.parameters()).device
     rows, columns = np.mgrid[stride // 2 : k.height : stride, stride // 2 : k.width : stride]
     directions = np.stack([(columns - k.cx) / k.fx, (rows - k.cy) / k.fy, np.ones_like(rows)], -1).reshape(1, -1, 3)
-    rays = torch.from_numpy(directions.astype(np.float32))
-    k_norm, eye = torch.from_numpy(CAMERA.k_norm.astype(np.float32))[None], torch.eye(4)[None]
-    slab = 2 * cache.config.points // 5
-    relative, right = [], []
-    for pair in range(cache.config.pairs):
-        image = torch.from_numpy(_network_image(np.array(cache.arrays["images"][pair, 0])))[None]
-        field = model.condition(View(image, k_norm, eye))
-        z = render.z_samples(field.z_near, field.z_far)
-        rendered = render.composite(field.along_rays(rays, z[None, None]), z)
-        depth = render.surface_depth(rendered, z)[0].clamp(3, 80).numpy()
+    rays = torch.from_numpy(directions.astype(np.float32)).to(device)
+    scores = []
+    for pair in ranks.share(range(cache.config.pairs)):
+        pixels = np.array(cache.arrays["images"][pair, 0])
+        if size is not None:
+            pixels = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA)
+        field = condition(model, _network_image(pixels), CAMERA.k_norm)
+        depth = ray_depth(field, rays)
         truth = cache.arrays["depth"][pair, 0][rows, columns].reshape(-1).astype(np.float32)
-        known = (truth > 3) & (truth < 80)
-        relative.append(np.mean(np.abs(depth - truth)[known] / truth[known]))
-        points = torch.from_numpy(np.array(cache.arrays["points"][pair, 0][:slab]))[None]
-        occupied = cache.arrays["occupied"][pair, 0][:slab] > 0
-        right.append(np.mean((field(points)[0].numpy() > 0.5) == occupied))
-    numbers = {"abs_rel": float(np.mean(relative)), "occupancy": float(np.mean(right))}
+        slab = slice(2 * cache.config.points // 5)
+        points = torch.from_numpy(np.array(cache.arrays["points"][pair, 0][slab]))[None].to(device)
+        occupied = cache.arrays["occupied"][pair, 0][slab] > 0
+        scores.append((abs_rel(depth, truth), np.mean((field(points)[0].cpu().numpy() > 0.5) == occupied)))
+    relative, right = np.mean(ranks.gather(scores), axis=0)
+    numbers = {"abs_rel": float(relative), "occupancy": float(right)}
     return numbers["abs_rel"] + 2 * (1 - numbers["occupancy"]), numbers
+
+
+def condition(model: nn.Module, image: np.ndarray, k_norm: np.ndarray) -> Any:
+    """The field of one image (3, H, W) float32 -1..1, in its own camera's axes, on the model's device."""
+    device = next(model.parameters()).device
+    arrays = image.astype(np.float32), k_norm.astype(np.float32), np.eye(4, dtype=np.float32)
+    return model.condition(View(*(torch.from_numpy(array)[None].to(device) for array in arrays)))
+
+
+def ray_depth(field: Any, rays: Tensor) -> np.ndarray:
+    """(R,) metres along (1, R, 3) rays, by the rule of robots, sky as 80 m; 3 to 80 m."""
+    z = render.z_samples(field.z_near, field.z_far).to(rays.device)
+    rendered = render.composite(field.along_rays(rays, z[None, None]), z)
+    return render.surface_depth(rendered, z)[0].clamp(3, 80).cpu().numpy()
+
+
+def abs_rel(depth: np.ndarray, truth: np.ndarray) -> float:
+    """Mean of |depth - truth| / truth where the truth is between 3 and 80 m; NaN where it never is."""
+    known = (truth > 3) & (truth < 80)
+    return float(np.mean(np.abs(depth - truth)[known] / truth[known])) if known.any() else float("nan")

@@ -27,10 +27,12 @@ MOST = 1 << 24
 """More rays or points than a graph is ever asked for at once."""
 
 
-def encoder_graph(network: nn.Module, image_shape: Sequence[int], weights: Path) -> bytes:
+def encoder_graph(
+    network: nn.Module, image_shape: Sequence[int], weights: Path, outputs: Sequence[str] = ("pre_activation",)
+) -> bytes:
     """The ONNX file of an image network that holds a model's encoder as ``network``. weights: safetensors file."""
     image = torch.zeros(*image_shape, dtype=torch.uint8)
-    return _file(network, (image,), ["image"], ["pre_activation"], None, weights)
+    return _file(network, (image,), ["image"], list(outputs), None, weights)
 
 
 def engine_graph(fused: Fused, image_shape: Sequence[int], weights: Path) -> bytes:
@@ -116,10 +118,10 @@ def _without_traces(model: Any) -> None:
 
 
 def _stored_tensors(weights: Path) -> dict[str, tuple[str, int, np.ndarray]]:
-    """Type, offset in the file, and values of every tensor of a safetensors file."""
-    content = weights.read_bytes()
-    header = int.from_bytes(content[:8], "little")
-    entries = json.loads(content[8 : 8 + header])
+    """Type, offset in the file, and values of every tensor of a safetensors file; only what is read is held."""
+    content = np.memmap(weights, dtype=np.uint8, mode="r")
+    header = int.from_bytes(content[:8].tobytes(), "little")
+    entries = json.loads(content[8 : 8 + header].tobytes())
     dtypes = {"F32": np.float32, "F16": np.float16, "I64": np.int64}
     tensors = {}
     for name, entry in entries.items():

@@ -19,7 +19,7 @@ import numpy as np
 from kyn_models import cells, occupancy, runtimes
 from kyn_models.artifact import Artifact
 from kyn_models.occupancy import GridOptions
-from kyn_models.runtimes.queries import LoadOptions, PointQuery, Precision, Query, RayQuery, Step
+from kyn_models.runtimes.queries import LabelQuery, LoadOptions, PointQuery, Precision, Query, RayQuery, Step
 from kyn_models.types import (
     UNKNOWN,
     Float32Array,
@@ -34,7 +34,7 @@ from kyn_models.types import (
 log = logging.getLogger(__name__)
 
 OUTPUTS = frozenset({"depth", "volume", "grid"})
-PREDICTED_FAMILIES = ("bts",)
+PREDICTED_FAMILIES = ("bts", "kyn")
 KEPT_MOUNTS = 2
 
 
@@ -189,12 +189,14 @@ class Predictor:
         start = time.perf_counter()
         image, _ = self.artifact.camera.warp(key.image, key.intrinsics)
         stages = {"warp": (time.perf_counter() - start) * 1e3}
-        wanted = frozenset({"depth"} & outputs | ({"volume"} if outputs & {"volume", "grid"} else set()))
+        labelled = {"labels"} if "volume" in outputs and self.artifact.manifest.labels else set()
+        wanted = frozenset({"depth"} & outputs | ({"volume"} if outputs & {"volume", "grid"} else set()) | labelled)
         answer = prepared.step(image, wanted)
         stages |= answer.stages_ms
         start = time.perf_counter()
         depth = self._depth(answer.arrays["depth"], prepared.seen) if "depth" in wanted else None
         volume = self._volume(answer.arrays["volume"], prepared) if "volume" in wanted else None
+        labels = self._cells(answer.arrays["labels"], prepared) if labelled else None
         grid = occupancy.volume_to_grid(volume, self.spec, self.grid) if volume is not None else None
         stages["assemble"] = (time.perf_counter() - start) * 1e3
         return Prediction(
@@ -205,19 +207,27 @@ class Predictor:
             base_from_camera=observation.base_from_camera,
             depth_m=depth,
             volume=volume if "volume" in outputs else None,
+            labels=labels,
             grid=grid if "grid" in outputs else None,
             label_names=self.artifact.manifest.labels,
             stages_ms=stages,
         )
 
-    def density(self, observation: Observation, points_camera: np.ndarray) -> Float32Array:
+    def density(
+        self, observation: Observation, points_camera: np.ndarray, points_per_call: int | None = None
+    ) -> Float32Array:
         """(N,) float32 density at (N, 3) points in camera axes, metres (evaluators; not scaled by metric_scale).
 
         Outside the frustum the border of the image is continued, as the papers' evaluators do; z must be above 0.
+        points_per_call: of families whose points attend to each other, how many at a time do so, in their order; None
+        lets all of them. Raises ``ValueError`` unless it is at least 1.
         """
+        if points_per_call is not None and points_per_call < 1:
+            raise ValueError(f"points_per_call: got {points_per_call}, expected at least 1")
         key = observation.key
         image, _ = self.artifact.camera.warp(key.image, key.intrinsics)
-        step = self._runtime.prepare({"density": PointQuery(np.asarray(points_camera, dtype=np.float32))})
+        points = np.asarray(points_camera, dtype=np.float32)
+        step = self._runtime.prepare({"density": PointQuery(points, points_per_call)})
         return step(image, frozenset({"density"})).arrays["density"]
 
     def _prepared_for(self, intrinsics: Intrinsics, base_from_camera: Float64Array) -> Prepared:
@@ -237,6 +247,8 @@ class Predictor:
             self.spec, base_from_camera, camera.intrinsics, z_range_m, self.metric_scale
         )
         queries: dict[str, Query] = {"depth": RayQuery(camera.rays(*self.depth_rays)), "volume": PointQuery(points)}
+        if manifest.labels:
+            queries["labels"] = LabelQuery(points)
         geometry = _Geometry(base_from_camera, self._runtime.prepare(queries), index, pixels)
         self._geometries.append(geometry)
         return geometry
@@ -248,9 +260,13 @@ class Predictor:
         return np.where(seen, depth, np.float32(np.nan))
 
     def _volume(self, sigma: Float32Array, prepared: Prepared) -> UInt8Array:
+        return self._cells(occupancy.probability_to_byte(occupancy.density_to_probability(sigma)), prepared)
+
+    def _cells(self, values: UInt8Array, prepared: Prepared) -> UInt8Array:
+        """(nz, ny, nx) with the values of the decoded cells, ``UNKNOWN`` elsewhere."""
         volume = np.full(self.spec.shape, UNKNOWN, dtype=np.uint8)
         flat = volume.reshape(-1)
-        flat[prepared.cells] = occupancy.probability_to_byte(occupancy.density_to_probability(sigma))
+        flat[prepared.cells] = values
         flat[prepared.hidden] = UNKNOWN
         return volume
 

@@ -1,79 +1,237 @@
-"""A whole training as a configuration file describes it: model, streets, loss, loop; and the artifact it ends in."""
+"""A whole training as a configuration file describes it: model, data, loss, loop; and the artifact it ends in.
+
+What is learned from follows from the file: ``data`` (frames with poses) trains self-supervised, as published; without
+it the geometry of synthetic streets is the teacher, as for the shipped model.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from torch import nn
+from tqdm import tqdm
 
-from kyn_models import __version__
+from kyn_models import __version__, ranks
 from kyn_models import config as configuration
-from kyn_models.artifact import WEIGHTS, Licences, Manifest, write_artifact
+from kyn_models.artifact import WEIGHTS, Licences, Manifest, TrainingCamera, write_artifact
+from kyn_models.data import frame_cache, street_cache
+from kyn_models.data.frame_cache import ViewItems
+from kyn_models.data.sources import DataConfig, Frames, LiveViews
 from kyn_models.data.street_cache import CacheConfig, StreetCache
 from kyn_models.export import export
 from kyn_models.field_training import FieldLossConfig, field_loss, make_batch, validate
-from kyn_models.models.bts import Bts, BtsConfig
-from kyn_models.models.loading import fill, weights_file
-from kyn_models.train import BEST, LoopConfig, Trainer
+from kyn_models.frame_validation import validate_frames
+from kyn_models.loop import NOT_COMPARED, LoopConfig, part_of
+from kyn_models.models.loading import fill, make_config, make_model, weights_file
+from kyn_models.starting import start_from_artifact, start_from_imagenet, start_with_density, start_with_language
+from kyn_models.train import BEST, Batches, Loss, Trainer
+from kyn_models.view_synthesis import ViewLossConfig, frames_batch, view_loss
+
+Validate = Callable[[nn.Module], tuple[float, dict[str, float]]]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole training: model, streets to train and to validate on, loss, loop.
+    """A whole training.
 
-    imagenet: start the encoder from its ImageNet weights. frozen: prefixes of parameters that keep their values.
+    family, model: the system and the keys of its own configuration. data, held_out: frames to train and to validate
+    on (``held_out`` may be left out for streets: ``validation`` is used); view_loss: what is learned from them.
+    streets, validation, loss: the same for training on the geometry of streets, where there is no ``data``.
+    imagenet: start the image trunk from its ImageNet weights. start_density: per metre, what the field begins with
+    (0: as random weights have it, about 0.7). lseg: kyn: the authors' demo_e200.ckpt, which stays frozen; labels: kyn:
+    the classes that its text tower is asked about; vocabulary: CLIP's file, none for that of the labels extra.
+    start_from: artifact folder of the same family to start from instead of all these.
+    frozen: prefixes of parameters that keep their values, their normalisation statistics too.
     """
 
-    model: BtsConfig
+    model: dict[str, Any]
+    family: Literal["bts", "kyn"] = "bts"
+    data: DataConfig | None = None
+    held_out: DataConfig | None = None
+    view_loss: ViewLossConfig = ViewLossConfig()
     streets: CacheConfig = CacheConfig()
     validation: CacheConfig = CacheConfig(pairs=80, per_street=2, first_seed=900_000, nominal_share=1.0)
     loss: FieldLossConfig = FieldLossConfig()
     loop: LoopConfig = LoopConfig()
     imagenet: bool = True
+    start_density: float = 0.0
+    lseg: str = ""
+    labels: tuple[str, ...] = ()
+    vocabulary: str = ""
+    start_from: str = ""
     frozen: tuple[str, ...] = field(default=())
 
+    def __post_init__(self) -> None:
+        known = getattr(make_config(self.family, self.model, "model"), "label_count", 0)
+        if len(self.labels) != known:
+            raise ValueError(
+                f"labels: got {len(self.labels)}, expected {known} as model.label_count says (bts has none)"
+            )
+        if self.family == "kyn" and not (self.lseg or self.start_from):
+            raise ValueError("lseg: got none, expected the authors' demo_e200.ckpt, or start_from: an artifact of kyn")
+        if self.start_density < 0:
+            raise ValueError(f"start_density: got {self.start_density}, expected 0 or above, per metre")
+        if self.data is None and self.held_out is not None:
+            raise ValueError("held_out: got frames to validate on and no `data` to train on, expected both or neither")
+        if self.data is not None and self.data.layout != "streets" and self.held_out is None:
+            raise ValueError("held_out: got none, expected the frames that say which model is best")
+        if self.held_out is not None and self.data is not None and self.held_out.size != self.data.size:
+            raise ValueError(f"held_out.size: got {list(self.held_out.size)}, expected that of data")
 
-def make_trainer(
-    config: TrainConfig, training: StreetCache, validation: StreetCache, out: Path, device: str = "cpu"
-) -> Trainer:
-    """The trainer of a configuration, at step 0."""
-    torch.manual_seed(config.loop.seed)
-    model = Bts(config.model)
-    if config.imagenet:
-        model.encoder.encoder.load_imagenet()
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(config.frozen) if config.frozen else True)
-    settings = configuration.to_mapping(config)
-    settings["loop"].pop("minutes")
-    return Trainer(
-        model,
-        lambda model, batch, step: field_loss(model, batch, config.loss),
-        config.loop,
-        lambda step: make_batch(training, config.loss, config.loop.seed, step),
-        lambda model: validate(model, validation),
-        out,
-        settings,
-        device,
+
+@dataclass(frozen=True)
+class Task:
+    """What the loop asks for. camera: the one that the artifact is for; source: of the data, for its licence."""
+
+    loss: Loss
+    batches: Batches
+    item_name: Callable[[int], str]
+    validate: Validate
+    camera: TrainingCamera
+    source: str
+
+
+def make_task(config: TrainConfig, folder: Path) -> Task:
+    """Data, loss and validation of a configuration. folder: where rendered streets and stored views are kept.
+
+    The first of several processes makes what is stored, the others wait for it.
+    """
+    if config.data is None:
+        return _geometry(config, folder)
+    frames = Frames(config.data)
+    size, seed = config.data.size, config.loop.seed
+    items: ViewItems = LiveViews(frames)
+    if config.data.cache:
+        settings = configuration.to_mapping(config.data)
+        items = _stored(
+            folder / "views", frames, lambda show: frame_cache.build(folder / "views", frames, size, settings, show)
+        )
+
+    def batches(step: int, part: int, parts: int) -> Mapping[str, torch.Tensor]:
+        return frames_batch(items, config.view_loss, seed, step, part_of(config.view_loss.images, part, parts))
+
+    return Task(
+        lambda model, batch, step: view_loss(model, batch, config.view_loss),
+        batches,
+        frames.name,
+        _frame_validation(config, folder),
+        training_camera(frames, size),
+        f"{config.data.layout}, from images and poses alone",
     )
 
 
-def write_best(config: TrainConfig, out: Path, source: str) -> Path:
+def _frame_validation(config: TrainConfig, folder: Path) -> Validate:
+    if config.held_out is None:
+        assert config.data is not None
+        cache, size = _street_cache(folder / "validation", config.validation), config.data.size
+        return lambda model: validate(model, cache, size=size)
+    frames = Frames(config.held_out)
+    return lambda model: validate_frames(model, frames, config.view_loss)
+
+
+def _geometry(config: TrainConfig, folder: Path) -> Task:
+    validation = _street_cache(folder / "validation", config.validation)
+    training = _street_cache(folder / "training", config.streets)
+
+    def batches(step: int, part: int, parts: int) -> Mapping[str, torch.Tensor]:
+        return make_batch(training, config.loss, config.loop.seed, step, part_of(config.loss.images, part, parts))
+
+    return Task(
+        lambda model, batch, step: field_loss(model, batch, config.loss),
+        batches,
+        lambda item: f"street {config.streets.first_seed + item // 2 // config.streets.per_street}",
+        lambda model: validate(model, validation),
+        TrainingCamera(),
+        "synthetic streets of this package",
+    )
+
+
+def _street_cache(path: Path, config: CacheConfig) -> StreetCache:
+    return _stored(path, range(config.pairs), lambda show: street_cache.build(path, config, show))
+
+
+def _stored(path: Path, items: Any, build: Callable[[Callable[[int], None]], Any]) -> Any:
+    """What ``build`` makes with a progress bar; one process makes it, the others then find it done."""
+    if ranks.first():
+        with tqdm(total=len(items), desc=str(path), unit="item", mininterval=5) as bar:
+            build(lambda done: bar.update(done - bar.n))
+    ranks.gather([None])
+    return build(lambda done: None)
+
+
+def training_camera(frames: Frames, size: tuple[int, int]) -> TrainingCamera:
+    """The camera of the first key frame: what an artifact says that its model was trained with."""
+    mount = frames[0].observation.base_from_camera
+    return TrainingCamera(
+        frames.source(0),
+        width=size[1],
+        height=size[0],
+        height_m=round(float(mount[2, 3]), 3),
+        pitch_deg=round(math.degrees(math.asin(float(np.clip(-mount[2, 2], -1, 1)))), 2),
+    )
+
+
+def make_trainer(config: TrainConfig, task: Task, out: Path, device: str = "cpu") -> Trainer:
+    """The trainer of a configuration, at step 0."""
+    torch.manual_seed(config.loop.seed)
+    model: Any = make_model(config.family, config.model, "model")
+    if ranks.first():  # the others receive its weights
+        _start(model, config)
+    for name, parameter in model.named_parameters():
+        if config.frozen and name.startswith(config.frozen):
+            parameter.requires_grad_(False)
+    settings = configuration.to_mapping(config)
+    settings["loop"] = {key: value for key, value in settings["loop"].items() if key not in NOT_COMPARED}
+    return Trainer(
+        model,
+        task.loss,
+        config.loop,
+        task.batches,
+        task.validate,
+        out,
+        settings,
+        ranks.device(device),
+        task.item_name,
+    )
+
+
+def _start(model: nn.Module, config: TrainConfig) -> None:
+    if config.start_from:
+        start_from_artifact(model, config.start_from)
+        return
+    if config.imagenet:
+        start_from_imagenet(model)
+    if config.start_density > 0:
+        start_with_density(model, config.start_density)
+    if config.lseg:
+        start_with_language(model, config.lseg, config.labels, config.vocabulary)
+
+
+def write_best(config: TrainConfig, task: Task, out: Path, source: str) -> Path:
     """The best checkpoint in ``out`` as ``out/artifact``, exported and checked; returns that folder.
 
-    Matrices are rounded to float16 once, so that torch and ONNX read the same numbers. source: name of the recipe.
+    Matrices are rounded to float16 once, so that torch and ONNX read the same numbers. A model that only torch runs
+    stays without the files of other runtimes. source: name of the recipe.
     """
     saved = torch.load(out / BEST, map_location="cpu", weights_only=True)
-    model = Bts(config.model)
+    model: Any = make_model(config.family, config.model, "model")
     fill(model, saved["averaged"], str(out / BEST))
+    start = "; encoder started from ImageNet weights (Apache-2.0)" if config.imagenet else ""
     manifest = Manifest(
-        family="bts",
-        config=configuration.to_mapping(config.model),
-        z_near=config.model.z_near,
-        z_far=config.model.z_far,
+        family=config.family,
+        config=configuration.to_mapping(model.config),
+        labels=config.labels,
+        camera=task.camera,
+        z_near=model.config.z_near,
+        z_far=model.config.z_far,
         licences=Licences(
-            weights="Apache-2.0",
-            data="synthetic streets of this package; encoder started from ImageNet weights (Apache-2.0)",
+            weights="Apache-2.0" if config.data is None else "that of the data", data=task.source + start
         ),
         provenance={
             "recipe": source,
@@ -84,7 +242,22 @@ def write_best(config: TrainConfig, out: Path, source: str) -> Path:
         },
     )
     artifact = write_artifact(out / "artifact", manifest, {WEIGHTS: weights_file(model, half=True)})
+    refusal = _why_not_exportable(model)
+    if refusal:
+        print(f"only torch runs this model ({refusal})")
+        return artifact.path
     _, agreements = export(artifact.path)
     for agreement in agreements:
         print(f"{agreement.runtime}: density within {agreement.density:.1e}, depth within {agreement.depth_m:.1e} m")
     return artifact.path
+
+
+def _why_not_exportable(model: Any) -> str:
+    """What the model says against the files of other runtimes; empty where it has them."""
+    if not hasattr(model, "exportable"):
+        return "its family is not exported yet"
+    try:
+        model.exportable()
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -238,7 +238,8 @@ class Prediction:
     intrinsics: the canonical camera at the model's image size.
     depth_m: (h, w) float32 metres along the optical axis; NaN invalid, +Inf sky or beyond range.
     volume: (nz, ny, nx) uint8, round(254 p), 255 unknown; in ``base_link``.
-    labels: (nz, ny, nx) uint8 index into ``label_names``, or None for families without labels.
+    labels: (nz, ny, nx) uint8 index into ``label_names``, ``UNKNOWN`` where ``volume`` is; comes with the volume, None
+    for families without labels.
     grid: int8 (ny, nx), 100 occupied, 0 free, -1 unknown (0..100 in mode ``probability``).
     spec: the voxel grid of volume and grid.
     base_from_camera: the mount it was computed with.

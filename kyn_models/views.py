@@ -41,7 +41,7 @@ def colourise_depth(depth_m: np.ndarray, near_m: float = 3.0, far_m: float = 80.
     return colours
 
 
-def _label(image: UInt8Array, text: str, origin: tuple[int, int], scale: float = 0.42) -> None:
+def label(image: UInt8Array, text: str, origin: tuple[int, int], scale: float = 0.42) -> None:
     cv2.putText(image, text, origin, FONT, scale, BACKGROUND, 3, cv2.LINE_AA)
     cv2.putText(image, text, origin, FONT, scale, INK, 1, cv2.LINE_AA)
 
@@ -49,30 +49,34 @@ def _label(image: UInt8Array, text: str, origin: tuple[int, int], scale: float =
 def titled(image: UInt8Array, title: str) -> UInt8Array:
     """The picture below a line with its title."""
     bar = np.full((24, image.shape[1], 3), BACKGROUND, dtype=np.uint8)
-    _label(bar, title, (8, 17))
+    label(bar, title, (8, 17))
     return np.vstack([bar, image])
 
 
 def depth_picture(prediction: Prediction) -> UInt8Array:
     """The depth image in colour, with a scale from 3 to 80 m, and what grey means where there is any."""
     assert prediction.depth_m is not None
-    colours = colourise_depth(prediction.depth_m)
-    height, width = colours.shape[:2]
+    unseen = bool(np.isnan(prediction.depth_m).any())
+    return np.vstack([colourise_depth(prediction.depth_m), depth_scale(prediction.depth_m.shape[1], unseen)])
+
+
+def depth_scale(width: int, unseen: bool) -> UInt8Array:
+    """(34, width, 3): what colours of depth mean. unseen: there is grey to be explained."""
     bar = np.full((34, width, 3), BACKGROUND, dtype=np.uint8)
     legend = [("sky or beyond", SKY_COLOUR)]
-    if width >= 400 and np.isnan(prediction.depth_m).any():  # else there is no room for it
+    if width >= 400 and unseen:  # else there is no room for it
         legend.append((NOT_SEEN, UNKNOWN_COLOUR))
     end = width - 130 * len(legend)
     metres = np.geomspace(3.0, 80.0, end - 10)
     bar[6:16, 10:end] = colourise_depth(np.broadcast_to(metres[None], (10, metres.size)))
     for mark in (3, 5, 10, 20, 40, 80):
         column = 10 + int(np.argmin(np.abs(metres - mark)))
-        _label(bar, f"{mark} m", (min(column, end - 35), 30), 0.36)
+        label(bar, f"{mark} m", (min(column, end - 35), 30), 0.36)
     for number, (text, colour) in enumerate(legend):
         left = end + 12 + 130 * number
         cv2.rectangle(bar, (left, 6), (left + 14, 16), colour, -1)
-        _label(bar, text, (left + 18, 15), 0.34)
-    return np.vstack([colours, bar])
+        label(bar, text, (left + 18, 15), 0.34)
+    return bar
 
 
 def input_picture(prediction: Prediction, seen: np.ndarray | None = None) -> UInt8Array:
@@ -86,9 +90,9 @@ def input_picture(prediction: Prediction, seen: np.ndarray | None = None) -> UIn
     # In the widest grey strip: a photo ends at the sides or above and below.
     columns, rows = np.flatnonzero(seen.any(axis=0)), np.flatnonzero(seen.any(axis=1))
     if len(columns) and columns[0] >= 100:
-        _label(picture, NOT_SEEN, (6, 16), 0.38)
+        label(picture, NOT_SEEN, (6, 16), 0.38)
     elif len(rows) and rows[0] >= 20:
-        _label(picture, NOT_SEEN, (6, 15), 0.38)
+        label(picture, NOT_SEEN, (6, 15), 0.38)
     return picture
 
 
@@ -151,7 +155,7 @@ def _draw_frustum(  # type: ignore[no-untyped-def]
 def _scale_bar(picture: UInt8Array, length: float) -> None:
     row = picture.shape[0] - 12
     cv2.line(picture, (8, row), (8 + round(length), row), INK, 2)
-    _label(picture, "10 m", (10, row - 6), 0.38)
+    label(picture, "10 m", (10, row - 6), 0.38)
 
 
 def _grid_legend(height: int, occupied: Legend) -> UInt8Array:
@@ -160,7 +164,7 @@ def _grid_legend(height: int, occupied: Legend) -> UInt8Array:
     legend = _swatches(rows, height, 92)
     top = 14 + LEGEND_ROW * len(rows)
     cv2.drawMarker(legend, (14, top + 6), FRUSTUM_COLOUR, cv2.MARKER_TRIANGLE_UP, 12, 2)
-    _label(legend, "vehicle", (26, top + 11), 0.38)
+    label(legend, "vehicle", (26, top + 11), 0.38)
     return legend
 
 
@@ -171,7 +175,7 @@ def _swatches(rows: Legend, height: int, width: int) -> UInt8Array:
     for index, (text, colour) in enumerate(rows):
         top = 14 + LEGEND_ROW * index
         cv2.rectangle(legend, (8, top), (20, top + 12), colour, -1)
-        _label(legend, text, (26, top + 11), 0.38)
+        label(legend, text, (26, top + 11), 0.38)
     return legend
 
 
@@ -251,7 +255,7 @@ def voxel_picture(
     pixels = np.rint(pixels).astype(np.int32)
     for index in np.argsort(-corners[..., 2].mean(axis=1)):
         cv2.fillConvexPoly(picture, pixels[index], colours[index])
-    _label(picture, text, (8, 16))
+    label(picture, text, (8, 16))
     return np.hstack([picture, legend])
 
 

@@ -15,24 +15,22 @@ from kyn_models.networks.lseg import LSegConfig
 from kyn_models.networks.vit import VitConfig
 
 TINY = BtsConfig(encoder="efficientnet_lite0", channels_dec=(8, 16, 16, 32, 32), d_out=16, feature_scale=1, hidden=16)
-TINY_LSEG = LSegConfig(
-    VitConfig(width=32, depth=4, heads=2, patch=16, size=64),
-    crop=96,
-    taps=(0, 1, 2, 3),
-    stages=(8, 16, 32, 32),
-    features=16,
-    out=12,
-)
 TINY_KYN = KynConfig(
-    encoder="efficientnet_lite0",
-    channels_dec=(8, 16, 16, 32, 32),
-    d_out=16,
-    lseg=TINY_LSEG,
-    fused=24,
+    encoder="resnet18",
+    channels_dec=(8, 8, 8, 16, 16),
+    d_out=8,
+    lseg=LSegConfig(VitConfig(width=16, depth=4, heads=2, size=64), 64, (0, 1, 2, 3), (8, 8, 16, 16), 8, 8),
+    fused=16,
     hidden=16,
-    head_channels=4,
-    label_count=6,
+    heads=2,
+    head_channels=8,
+    label_count=5,
 )
+
+
+def seeded_kyn(config: KynConfig = TINY_KYN, salt: str = "", lin_out_bias: float = -2.0) -> Kyn:
+    """A model in evaluation mode whose labels differ from place to place."""
+    return seeded.seeded_kyn(config, salt, lin_out_bias)
 
 
 def seeded_bts(config: BtsConfig = TINY, salt: str = "", lin_out_bias: float = -2.0) -> Bts:
@@ -40,16 +38,17 @@ def seeded_bts(config: BtsConfig = TINY, salt: str = "", lin_out_bias: float = -
     return seeded.seeded_bts(config, salt, lin_out_bias)
 
 
-def seeded_kyn(config: KynConfig = TINY_KYN, salt: str = "", lin_out_bias: float = 0.0) -> Kyn:
-    """The same for Know Your Neighbors."""
-    return seeded.seeded_kyn(config, salt, lin_out_bias)
-
-
 def write_seeded_artifact(
     path: Path, model: Bts | Kyn | None = None, half: bool = True, width: int = 640, height: int = 192
 ) -> Artifact:
     """Write an artifact with weights alone."""
     return seeded.write_seeded_artifact(path, model or seeded_bts(), half, width, height)
+
+
+def write_tiny_kyn(path: Path, width: int = 160, height: int = 64) -> Artifact:
+    """The same of Know Your Neighbors."""
+    write_seeded_artifact(path, seeded_kyn(), width=width, height=height)
+    return export(path)[0]
 
 
 def write_tiny_artifact(path: Path) -> Artifact:

@@ -320,3 +320,11 @@ def test_published_configuration_takes_the_official_names(golden: Path) -> None:
     parser = argparse.ArgumentParser()
     import_.add_arguments(parser)
     assert parser.parse_args(["bts", "a.pt", "out"]).config is None
+
+
+def test_the_configuration_for_kitti_raw_is_read(tmp_path: Path) -> None:
+    file = Path(__file__).parents[1] / "config" / "import" / "bts_kitti_raw.yaml"
+    assert run_import(save(tmp_path / "a.pt"), tmp_path / "out", "--no-export", "--config", str(file)) == 0
+    manifest = Artifact.load(tmp_path / "out").manifest
+    assert (manifest.camera.source.width, manifest.camera.height_m) == (1242, 1.65)
+    assert manifest.licences.data.startswith("KITTI, CC BY-NC-SA")

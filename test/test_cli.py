@@ -25,7 +25,10 @@ RUNS_WITHOUT_ARGUMENTS = {"doctor", "demo", "node", "bench", "bench-node"}
 MISSING_PATH = {
     "doctor": ["--model", "nowhere"],
     "image": ["nowhere.png"],
+    "voxels": ["--data", "nowhere", "--split", "nowhere.txt", "--out", "out", "--model", "{model}"],
     "synth": ["file/below/a/file"],
+    "prepare": ["kitti360", "--data", "nowhere"],
+    "video": ["flight", "--images", "nowhere", "--out", "film.mp4", "--model", "{model}"],
     "import": ["bts", "nowhere.pth", "out"],
     "export": ["nowhere"],
     "engine": ["build", "nowhere"],
@@ -42,6 +45,7 @@ MISSING_PATH = {
 WRONG_ARTIFACT = {
     "doctor": ["--model", "{artifact}"],
     "image": ["{photo}", "--model", "{artifact}"],
+    "video": ["flight", "--images", "{data}", "--out", "film.mp4", "--model", "{artifact}"],
     "export": ["{artifact}"],
     "engine": ["build", "{artifact}"],
     "eval": ["depth", "--data", "{data}", "--model", "{artifact}"],

@@ -26,6 +26,10 @@ NUMPY_ONLY = [
         "predictor",
         "views",
         "ply",
+        "palette",
+        "labels",
+        "voxel_pictures",
+        "networks.clip_tokenizer",
         "runtimes",
         "cli",
     )

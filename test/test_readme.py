@@ -18,9 +18,21 @@ RUN = {
     "make demo": "the demo runs in CI and in test/ros/test_demo.py",
     "make test": "this is it",
     "kyn image street.jpg --fov 70": "test/test_image_command.py",
+    "kyn video transition --data KITTI-360 --frame 250 --out rise.mp4": "test/test_video_command.py",
+    "kyn video flight --images photos --fov 70 --path sideways circle own_path.txt --out flight.mp4": (
+        "test/test_video_command.py"
+    ),
+    "kyn video sequence --data KITTI-360 --start 250 --stop 400 --out drive.mp4": "test/test_video_command.py",
     "kyn bag /data/KITTI-360 drive_0000 --drive 2013_05_28_drive_0000_sync": "test/ros/test_kitti360_bag.py",
     "kyn node --camera-pose 1.575 -0.004 1.58 -1.6726 0.0019 -1.533 -p use_sim_time:=true": "test/ros/test_play.py",
     "kyn play drive_0000 --loop": "test/ros/test_play.py",
+    "kyn prepare kitti360 --data KITTI-360": "test/test_prepare.py",
+    "kyn prepare kitti-raw --data KITTI-raw --out KITTI-small --splits train_files.txt val_files.txt": (
+        "test/test_prepare_kitti_raw.py"
+    ),
+    "kyn prepare realestate10k --cameras RealEstate10K/train --videos videos --out RE10K-train": (
+        "test/test_prepare_realestate10k.py"
+    ),
     "colcon build --packages-select kyn && source install/setup.bash": "test/test_build_colcon.py",
 }
 """Command to the test that runs it (with other paths)."""
@@ -31,6 +43,7 @@ NOT_RUN = {
     "pip install openvino numba rosbags": "needs a ROS 2 installation; the same libraries are installed by make setup",
     "ros2 launch": "needs a ROS 2 installation; arguments are checked here, launch files in test_launch_files.py",
     "pip install '.[train]'": "make test installs the same extra",
+    "torchrun --nproc_per_node=4": "needs GPUs and KITTI-360; two processes train in test/test_train_ranks.py",
     "kyn train": "takes an hour; the loop is tested in test/test_train.py, options are checked here",
 }
 """Beginning of a command to the reason why no test runs it."""

@@ -1,6 +1,12 @@
 """The loop and the losses on tiny data: what is learned, what a resumed run gives, what bad numbers do."""
 
+import os
+import re
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,15 +14,16 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 
 from kyn_models import losses
-from kyn_models.train import LAST, LoopConfig, Trainer
+from kyn_models.loop import LoopConfig, part_of
+from kyn_models.train import LAST, Trainer
 
 LOOP = LoopConfig(steps=12, learning_rate=0.05, warmup=2, average=0.9, validate_every=4, encoder_prefix="0.")
 
 
-def batches(step: int) -> dict:
+def batches(step: int, part: int = 0, parts: int = 1) -> dict:
     rng = np.random.default_rng((7, step))
-    x = torch.from_numpy(rng.standard_normal((16, 4), dtype=np.float32))
-    return {"x": x, "y": x.sum(dim=1, keepdim=True)}
+    x = torch.from_numpy(rng.standard_normal((16, 4), dtype=np.float32))[part_of(16, part, parts)]
+    return {"x": x, "y": x.sum(dim=1, keepdim=True), "items": torch.arange(16)[part_of(16, part, parts)]}
 
 
 def loss(model, batch, step):
@@ -50,7 +57,7 @@ def test_resuming_equals_no_pause(tmp_path):
     assert whole.run()
     first = trainer(tmp_path / "parts")
     for step in range(5):
-        first.step(batches(step))
+        first.step([batches(step)])
     first.save(LAST)
     second = trainer(tmp_path / "parts")
     assert second.resume() and second.state.step == 5
@@ -89,6 +96,102 @@ def test_a_damaged_checkpoint_is_named_and_the_best_one_can_take_its_place(tmp_p
     assert trainer(tmp_path).resume()
 
 
+def test_accumulation_equals_the_whole_batch(tmp_path):
+    whole = trainer(tmp_path / "whole")
+    parts = trainer(tmp_path / "parts", replace(LOOP, accumulate=4))
+    for step in range(LOOP.steps):
+        assert len(parts._parts(step)) == 4
+        assert parts.step(parts._parts(step)) == pytest.approx(whole.step(whole._parts(step)), rel=1e-5)
+    for name, value in whole.model.state_dict().items():
+        assert torch.allclose(value, parts.model.state_dict()[name], atol=1e-5), name
+
+
+def test_a_batch_that_cannot_be_divided_is_named():
+    assert [part_of(6, part, 3) for part in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
+    with pytest.raises(ValueError, match=r"got 6 images per step for 4 parts.*multiple"):
+        part_of(6, 0, 4)
+
+
+def test_the_rate_falls_in_steps_as_published_or_along_a_cosine():
+    published = LoopConfig(steps=306_250, learning_rate=1e-4, schedule="step", decay_every=120_000, warmup=0)
+    rates = [published.rate(step) for step in (0, 119_999, 120_000, 239_999, 240_000)]
+    assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-6])
+    cosine = LoopConfig(steps=100, learning_rate=1.0, warmup=10)
+    assert [cosine.rate(step) for step in (0, 50, 100)] == pytest.approx([0.1, 0.5, 0.0], abs=1e-6)
+
+
+def test_a_step_draws_the_same_random_numbers_after_a_pause(tmp_path):
+    def dropped(model, batch, step):
+        x = torch.nn.functional.dropout(batch["x"], 0.5)
+        return {"square": (model(x) - batch["y"]).square().mean()}
+
+    whole, first, second = (trainer(tmp_path / name, loss=dropped) for name in ("whole", "parts", "parts"))
+    for step in range(6):
+        last = whole.step([batches(step)])
+    for step in range(5):
+        first.step([batches(step)])
+    first.save(LAST)
+    torch.rand(3)
+    assert second.resume() and second.step([batches(5)]) == last
+
+
+def test_frozen_parts_keep_their_weights_and_statistics(tmp_path):
+    torch.manual_seed(0)
+    norm = [torch.nn.BatchNorm1d(8) for _ in range(2)]
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), norm[0], torch.nn.Linear(8, 8), norm[1], torch.nn.Linear(8, 1))
+    for part in model[:2]:
+        part.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    run = Trainer(model, loss, LOOP, batches, validate, tmp_path, {})
+    assert run.run()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name.split(".")[0] for name in changed} == {"2", "3", "4"}
+    assert "3.running_mean" in changed and run.averaged["0.weight"].data_ptr() == model[0].weight.data_ptr()
+    kept = Trainer(model, loss, replace(LOOP, norms="kept"), batches, validate, tmp_path / "kept", {})
+    mean = norm[1].running_mean.clone()
+    kept.step([batches(0)])
+    assert torch.equal(mean, norm[1].running_mean)
+
+
+def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path):
+    run = trainer(tmp_path)
+    run.save(LAST)
+    before = (tmp_path / LAST).read_bytes()
+    (tmp_path / f"{LAST}.part").symlink_to("/dev/full")
+    run.step([batches(0)])
+    with pytest.raises(ValueError, match=r"last\.pt: step 1 could not be saved.*free some space") as error:
+        run.save(LAST)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / LAST).read_bytes() == before and not (tmp_path / f"{LAST}.part").is_symlink()
+    run.save(LAST)
+    assert trainer(tmp_path).resume()
+
+
+def test_what_the_data_gives_is_compared_with_what_the_step_takes(tmp_path, caplog):
+    def slow(step, part, parts):
+        time.sleep(0.02)
+        return batches(step, part, parts)
+
+    caplog.set_level("INFO", "kyn_models")
+    run = trainer(tmp_path, replace(LOOP, steps=20, workers=2))
+    run._batches = slow
+    assert run.run()
+    said = re.search(r"step 20: data ([\d.]+) items/s, the step takes ([\d.]+); it waits", caplog.text)
+    assert said and 16 * 2 / 0.02 * 0.3 < float(said[1]) < 16 * 2 / 0.02 and float(said[1]) < float(said[2])
+
+
+def test_without_a_compiler_compile_says_so(tmp_path):
+    program = (
+        "from kyn_models.train import require_compiler\n"
+        "try: require_compiler('cpu')\n"
+        "except ValueError as error: print(error)\n"
+    )
+    environment = {**os.environ, "CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    root = Path(losses.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=root, capture_output=True, text=True)
+    assert re.match(r"loop\.compile: torch cannot compile for cpu here \(.*\), expected g\+\+.*false\n$", done.stdout)
+
+
 def test_other_settings_are_refused(tmp_path):
     run = trainer(tmp_path)
     run.save(LAST)
@@ -106,14 +209,33 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
     run = trainer(tmp_path, loss=broken)
     run.save(LAST)
     before = (tmp_path / LAST).read_bytes()
-    with pytest.raises(ValueError, match=r"step 3 \(square\)"):
+    with pytest.raises(ValueError, match=r"step 3 \(square\), its batch was item 0, .*item 7 and 8 more; the last"):
         run.run()
     assert (tmp_path / LAST).read_bytes() == before
 
 
+def test_a_part_with_a_broken_item_is_named_alone(tmp_path):
+    def broken(model, batch, step):
+        return {"square": loss(model, batch, step)["square"] / (batch["items"] != 5).all()}
+
+    run = trainer(tmp_path, replace(LOOP, accumulate=8), broken)
+    with pytest.raises(ValueError, match=r"not finite at step 0 \(square\), its batch was item 4, item 5; the last"):
+        run.run()
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_break(tmp_path):
+    def steep(model, batch, step):
+        return {"square": loss(model, batch, step)["square"] + torch.sqrt(0 * model[0].weight.sum())}
+
+    run = trainer(tmp_path, loss=steep)
+    with pytest.raises(ValueError, match="gradient is not finite at step 0 though the loss is"):
+        run.run()
+    assert all(torch.isfinite(value).all() for value in run.model.state_dict().values())
+
+
 def test_an_error_while_loading_reaches_the_caller(tmp_path):
     run = trainer(tmp_path)
-    run._batches = lambda step: (_ for _ in ()).throw(OSError("disk is gone"))
+    run._batches = lambda *part: (_ for _ in ()).throw(OSError("disk is gone"))
     with pytest.raises(OSError, match="disk is gone"):
         run.run()
 

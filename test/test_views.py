@@ -202,10 +202,10 @@ def test_buried_cells_are_not_exposed():
     assert shown.sum() == 26 and not shown[2, 2, 2]
 
 
-def test_a_rerun_recording_holds_every_view(prediction, tmp_path):
+def test_a_rerun_recording_holds_every_view(prediction, labelled, tmp_path):
     pytest.importorskip("rerun", reason="the browser viewer needs rerun-sdk")
     from kyn_ros.rerun_view import save
 
-    save([prediction], tmp_path / "demo.rrd")
+    save([prediction, labelled], tmp_path / "demo.rrd")
     content = (tmp_path / "demo.rrd").read_bytes()
     assert content.startswith(b"RRF") and len(content) > 10_000

@@ -35,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
     model.add_argument(
         "--seeded",
-        choices=("resnet50",),
-        help="instead: bts with this encoder as published, weights that follow from their names (they mean nothing), "
-        "192x640 rays, 1,048,576 voxels in view",
+        choices=("resnet50", "kyn"),
+        help="instead: bts with this encoder, or kyn, as published, weights that follow from their names (they mean "
+        "nothing), 192x640 rays (kyn: 96x320), 1,048,576 voxels in view",
     )
     add_image_arguments(parser)
     parser.add_argument("--runtime", nargs="+", choices=tuple(RUNTIMES), help="else all that work here")
@@ -106,9 +106,10 @@ def _artifact(args: argparse.Namespace) -> Artifact:
     if not args.seeded:
         return Artifact.load(args.model)
     from kyn_models.models.bts import BtsConfig
+    from kyn_models.models.kyn import KynConfig
     from kyn_models.models.seeded import cached_artifact
 
-    return cached_artifact(BtsConfig(encoder=args.seeded))
+    return cached_artifact(KynConfig() if args.seeded == "kyn" else BtsConfig(encoder=args.seeded))
 
 
 def _cases(args: argparse.Namespace, artifact: Artifact, cores: int) -> list[Case]:
@@ -119,7 +120,7 @@ def _cases(args: argparse.Namespace, artifact: Artifact, cores: int) -> list[Cas
     else:
         voxels = args.voxels or (benchmark.ONE_MILLION if args.seeded else None)
         spec = VoxelGridSpec() if voxels is None else benchmark.grid_in_view(voxels)
-    rows, columns = args.depth_rays or (SEEDED_RAYS if args.seeded else DEFAULT_RAYS)
+    rows, columns = args.depth_rays or (SEEDED_RAYS if args.seeded == "resnet50" else DEFAULT_RAYS)
     if min(rows, columns) < 1:
         raise ValueError(f"--depth-rays: got {rows} {columns}, expected both at least 1")
     precisions: Sequence[Precision] = args.precision or get_args(Precision)[1:]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kyn_models import config as configuration
 from kyn_models.artifact import WEIGHTS, Licences, Manifest, TrainingCamera, sha256, write_artifact
 from kyn_models.cli import export
-from kyn_models.models import bts_official
+from kyn_models.labels import read_labels
 
-OFFICIAL = {"bts": bts_official}
-"""How the authors save each family: ``SECTION``, ``PREFIXES``, ``config_of(weights)``."""
+if TYPE_CHECKING:
+    from kyn_models.checkpoints import OfficialWeights
+
+OFFICIAL = {"bts": "kyn_models.models.bts_official", "kyn": "kyn_models.models.kyn_official"}
+"""Modules on how the authors save each family: ``SECTION``, ``PREFIXES``, ``MARK``, ``config_of(weights)``."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="YAML", help="model, camera and licences if not those of the KITTI-360 models"
     )
+    parser.add_argument(
+        "--lseg", type=Path, metavar="FILE", help="kyn: demo_e200.ckpt, where the checkpoint lacks LSeg"
+    )
+    parser.add_argument("--labels", metavar="FILE|WORDS", help="kyn: the classes, one a line, or as road,car,person")
+    parser.add_argument("--vocabulary", type=Path, metavar="FILE", help="kyn: CLIP's, else that of the labels extra")
     parser.add_argument("--half", action="store_true", help="store float16: half the size, rounded once")
     parser.add_argument("--no-export", action="store_true", help="weights alone, for torch; `kyn export` adds the rest")
 
@@ -47,16 +56,18 @@ def run(args: argparse.Namespace) -> int:
         raise FileNotFoundError(f"{args.checkpoint}: no such file, expected an official checkpoint")
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise ValueError(f"{args.out}: is there already and not an empty folder; name a new one")
+    labels = labels_of(args)
     config = configuration.load_yaml(ImportConfig, args.config) if args.config else ImportConfig()
-    from kyn_models.checkpoints import official_weights
+    found, sources = read_weights(args, labels)
+    model = filled_model(args, config, found.weights)
+    count = len(found.weights)
+    found.weights.clear()  # the model has its own: two copies of the largest one are enough
+    # The families' protocol; one that only torch runs yet has no such method.
+    exports = not args.no_export and hasattr(model, "exportable")
+    if exports:
+        model.exportable()  # nothing is written where this refuses
     from kyn_models.models.loading import weights_file
 
-    form = OFFICIAL[args.family]
-    print(f"reading {args.checkpoint} ({args.checkpoint.stat().st_size / 1e6:.0f} MB)", flush=True)
-    found = official_weights(args.checkpoint, form.SECTION, form.PREFIXES)
-    model = filled_model(args, config, found.weights)
-    if not args.no_export:
-        model.exportable()  # nothing is written where this refuses
     artifact = write_artifact(
         args.out,
         Manifest(
@@ -65,18 +76,73 @@ def run(args: argparse.Namespace) -> int:
             camera=config.camera,
             z_near=model.config.z_near,
             z_far=model.config.z_far,
+            labels=labels,
             licences=config.licences,
-            provenance={"imported from": args.checkpoint.name, "sha256": sha256(args.checkpoint)},
+            provenance=provenance(sources),
         ),
         {WEIGHTS: weights_file(model, args.half)},
     )
     for name in found.ignored:
         print(f"  ignored, outside the model: {name}")
-    print(f"{len(found.weights)} weights, all of the model's ({model.config.encoder}); wrote {artifact.path}")
-    if args.no_export:
+    print(f"{count} weights, all of the model's ({model.config.encoder}); wrote {artifact.path}")
+    if not exports:
         print(f"torch runs it; for the other runtimes: kyn export {artifact.path}")
         return 0
     return export.run(argparse.Namespace(artifact=artifact.path))
+
+
+def labels_of(args: argparse.Namespace) -> tuple[str, ...]:
+    """The classes of a family that has them, empty for others. Raises ``ValueError`` for options of another family."""
+    if args.family == "kyn":
+        if args.labels is None:
+            raise ValueError(
+                "--labels: got none, expected the classes as a file with one a line, or as words: --labels "
+                "road,car,person (the published ones are the authors' outdoor_labels.txt)"
+            )
+        return read_labels(args.labels)
+    for name in ("lseg", "labels", "vocabulary"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name}: got {getattr(args, name)}, expected it for kyn only, not for {args.family}")
+    return ()
+
+
+def read_weights(args: argparse.Namespace, labels: tuple[str, ...]) -> tuple[OfficialWeights, list[Path]]:
+    """What the file holds, for kyn with LSeg and with text features in place of CLIP; and the files it was read from.
+
+    Raises ``ValueError`` for a checkpoint of another system, ``ImportError`` without a vocabulary.
+    """
+    from kyn_models.checkpoints import official_weights
+    from kyn_models.networks.clip_tokenizer import tokenizer
+
+    encode = tokenizer(args.vocabulary) if args.family == "kyn" else None
+    form = form_of(args.family)
+    print(f"reading {args.checkpoint} ({args.checkpoint.stat().st_size / 1e6:.0f} MB)", flush=True)
+    found = official_weights(args.checkpoint, form.SECTION, form.PREFIXES)
+    for family in OFFICIAL:
+        if form.MARK not in found.weights and form_of(family).MARK in found.weights:
+            raise ValueError(
+                f"{args.checkpoint}: is a checkpoint of {family}, expected one of {args.family}; "
+                f"use kyn import {family}"
+            )
+    if encode is None:
+        return found, [args.checkpoint]
+    sources = [args.checkpoint] if form.holds_lseg(found) or args.lseg is None else [args.checkpoint, args.lseg]
+    found = form.with_lseg(found, args.checkpoint, args.lseg)
+    print(f"asking CLIP's text tower about {len(labels)} labels", flush=True)
+    return form.with_text_features(found, labels, encode, sources[-1]), sources
+
+
+def form_of(family: str) -> Any:
+    """The module of ``OFFICIAL``."""
+    return importlib.import_module(OFFICIAL[family])
+
+
+def provenance(sources: list[Path]) -> dict[str, str]:
+    """The files that the weights come from."""
+    named = {"imported from": sources[0].name, "sha256": sha256(sources[0])}
+    for second in sources[1:]:
+        named |= {"LSeg from": second.name, "sha256 of LSeg": sha256(second)}
+    return named
 
 
 def filled_model(args: argparse.Namespace, config: ImportConfig, weights: dict[str, Any]) -> Any:
@@ -88,10 +154,10 @@ def filled_model(args: argparse.Namespace, config: ImportConfig, weights: dict[s
     from kyn_models.models.loading import fill, make_model
 
     try:
-        options = OFFICIAL[args.family].config_of(weights) | config.model
+        options = form_of(args.family).config_of(weights)
     except ValueError as error:
         raise ValueError(f"{args.checkpoint}: {error}") from error
-    model: Any = make_model(args.family, options, str(args.config or args.checkpoint))
+    model: Any = make_model(args.family, merged(options, config.model), str(args.config or args.checkpoint))
     constants = {name: value.clone() for name, value in model.code_xyz.named_buffers(prefix="code_xyz")}
     fill(model, weights, str(args.checkpoint))
     for name, value in model.code_xyz.named_buffers(prefix="code_xyz"):
@@ -101,3 +167,13 @@ def filled_model(args: argparse.Namespace, config: ImportConfig, weights: dict[s
                 "published code; its values are another positional code"
             )
     return model
+
+
+def merged(told: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """``told`` overruled by ``given``, also inside nested keys."""
+    nested = {
+        key: merged(told[key], value)
+        for key, value in given.items()
+        if isinstance(value, dict) and isinstance(told.get(key), dict)
+    }
+    return {**told, **given, **nested}

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, default=24, metavar="N", help="frames per drive, 10 a second (24)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first street (0)")
     parser.add_argument("--drives", type=int, default=1, metavar="K", help="number of drives, one street each (1)")
-    parser.add_argument("--cameras", default="00", help="comma-separated, of 00, 01, left, right (00)")
+    parser.add_argument("--cameras", default="00", help="comma-separated, of 00, 01, 02, 03, left, right (00)")
     parser.add_argument("--width", type=int, default=1408, help="image width in pixels (1408)")
     parser.add_argument("--height", type=int, default=376, help="image height in pixels (376)")
     parser.add_argument("--style", default="any", choices=("any", *STYLES), help="how the street is built (any)")

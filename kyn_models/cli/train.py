@@ -9,15 +9,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kyn_models import config as configuration
+from kyn_models import ranks
 
 if TYPE_CHECKING:
-    from kyn_models.data.street_cache import CacheConfig, StreetCache
+    from kyn_models.recipe import TrainConfig
+
+ABOUT = """
+examples:
+  kyn train config/train/bts_streets_lite0.yaml runs/streets
+  kyn train config/train/bts_kitti360.yaml runs/kitti360 --device cuda
+  torchrun --nproc_per_node=2 --max-restarts=3 -m kyn_models.cli train config/train/bts_kitti360.yaml runs/kitti360
+
+The same command goes on where it stopped, bit for bit. Processes of torchrun share every step's batch (the
+configuration says how many images it has in all), so that their number changes speed and not the result; where one
+dies, torchrun starts all again and they go on from the last checkpoint.
+
+OUT holds last.pt and best.pt (checkpoints), curves/ (for TensorBoard), what is rendered or stored once, and in the
+end artifact/: the best model, for `kyn eval`, `kyn image` and the nodes.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog, parser.formatter_class = ABOUT, argparse.RawDescriptionHelpFormatter
     parser.add_argument("config", type=Path, help="YAML file, such as config/train/bts_streets_lite0.yaml")
     parser.add_argument("out", type=Path, help="folder for checkpoints, curves and the artifact")
-    parser.add_argument("--streets", type=Path, metavar="DIR", help="folder of the rendered streets (else OUT/streets)")
+    parser.add_argument("--streets", type=Path, metavar="DIR", help="folder of what is stored once (else OUT/streets)")
     parser.add_argument("--minutes", type=float, help="stop after so long, resumable (else as configured)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (else cpu)")
 
@@ -30,27 +46,35 @@ def run(args: argparse.Namespace) -> int:
     config = configuration.load_yaml(recipe.TrainConfig, args.config)
     if args.minutes is not None:
         config = replace(config, loop=replace(config.loop, minutes=args.minutes))
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no GPU here, expected one; leave it out to train on the CPU")
     # Light that hardly passes gives denormal numbers, which made a step three times slower on a CPU.
     torch.set_flush_denormal(True)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    folder = args.streets or args.out / "streets"
-    validation = _streets(folder / "validation", config.validation)
-    training = _streets(folder / "training", config.streets)
-    trainer = recipe.make_trainer(config, training, validation, args.out, args.device)
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("kyn_models").setLevel(logging.INFO if ranks.first() else logging.ERROR)
+    try:
+        return _train(config, args)
+    finally:
+        ranks.leave()
+
+
+def _train(config: TrainConfig, args: argparse.Namespace) -> int:
+    from kyn_models import recipe
+
+    task = recipe.make_task(config, args.streets or args.out / "streets")
+    trainer = recipe.make_trainer(config, task, args.out, args.device)
     if trainer.resume():
-        print(f"going on from step {trainer.state.step}")
+        _say(f"going on from step {trainer.state.step}")
     if not trainer.run():
-        print(f"not finished: the same command goes on from step {trainer.state.step}")
-        return 1
-    path = recipe.write_best(config, args.out, args.config.name)
-    print(f"best model: {path}, validation score {trainer.state.best:.4f}")
+        _say(f"not finished: the same command goes on from step {trainer.state.step}")
+        # torchrun takes any other code for a process that died, and starts again.
+        return 1 if trainer.world == 1 else 0
+    if ranks.first():
+        path = recipe.write_best(config, task, args.out, args.config.name)
+        print(f"best model: {path}, validation score {trainer.state.best:.4f}")
     return 0
 
 
-def _streets(path: Path, config: CacheConfig) -> StreetCache:
-    from tqdm import tqdm
-
-    from kyn_models.data.street_cache import build
-
-    with tqdm(total=config.pairs, desc=f"streets in {path}", unit="pair", mininterval=5) as bar:
-        return build(path, config, lambda done: bar.update(done - bar.n))
+def _say(text: str) -> None:
+    if ranks.first():
+        print(text, flush=True)

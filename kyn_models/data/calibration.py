@@ -1,13 +1,14 @@
-"""Text files of the KITTI family: ``key: numbers`` tables, pose lists, images and scans, with errors by name."""
+"""Files of the KITTI family: ``key: numbers`` tables, pose lists, stamps, images and scans, with errors by name."""
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 
 from kyn_models.image_file import read_rgb
-from kyn_models.types import Float32Array, Float64Array, UInt8Array
+from kyn_models.types import Float32Array, Float64Array, Intrinsics, UInt8Array
 
 
 def require_file(path: Path, what: str) -> Path:
@@ -95,3 +96,40 @@ def read_scan(path: Path) -> Float32Array:
             "the scan is truncated, copy it again"
         )
     return np.fromfile(path, dtype="<f4").reshape(-1, 4)
+
+
+def read_stamps(path: Path) -> list[int | None] | None:
+    """Nanoseconds of each line of a ``timestamps.txt``, None for a blank line; None where there is no such file.
+
+    The line number is the frame number: frames after a blank line keep their own stamps.
+    """
+    if not path.is_file():
+        return None
+    return [
+        _nanoseconds(line, f"{path}, line {number}") if line.strip() else None
+        for number, line in enumerate(path.read_text().rstrip().splitlines(), start=1)
+    ]
+
+
+def _nanoseconds(text: str, source: str) -> int:
+    """``YYYY-MM-DD hh:mm:ss.fffffffff`` as nanoseconds since 1970, UTC, without rounding."""
+    date, _, fraction = text.strip().partition(".")
+    try:
+        seconds = datetime.strptime(date, "%Y-%m-%d %H:%M:%S").replace(tzinfo=timezone.utc).timestamp()
+        if len(fraction) > 9:
+            raise ValueError
+        return int(seconds) * 1_000_000_000 + int(fraction.ljust(9, "0"))
+    except ValueError:
+        raise ValueError(f"{source}: got {text.strip()!r}, expected 'YYYY-MM-DD hh:mm:ss.fffffffff'") from None
+
+
+def resized_source(source: Intrinsics, width: int, height: int) -> Intrinsics:
+    """The camera of the whole image resized whose ``normalised()`` is that of ``source``: c' = c s, f' = f s.
+
+    Networks are trained on resized images with the K_norm of the source camera, as published. That is half a pixel off
+    the centre-correct ``Intrinsics.resized``.
+    """
+    if (width, height) == (source.width, source.height):
+        return source
+    sx, sy = width / source.width, height / source.height
+    return Intrinsics(source.fx * sx, source.fy * sy, source.cx * sx, source.cy * sy, width, height)

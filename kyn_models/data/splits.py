@@ -1,4 +1,4 @@
-"""Published frame lists (``<drive> <frame> <l|r>`` per line), the way evaluation and training name their frames."""
+"""Drives and published frame lists (``<drive> <frame> <l|r>`` per line): how evaluation and training name frames."""
 
 from __future__ import annotations
 
@@ -43,3 +43,35 @@ def read_split(path: str | Path) -> list[SplitLine]:
     if not lines:
         raise ValueError(f"{path}: got an empty split file, expected lines of '<drive> <frame> <l|r>'")
     return lines
+
+
+def drives_of(root: str | Path) -> tuple[str, ...]:
+    """Names of the drives of a folder in the official layout. Raises ``FileNotFoundError`` where there is none."""
+    folder = Path(root) / "data_2d_raw"
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"{root}: there is no such folder")
+    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir())) if folder.is_dir() else ()
+    if not names:
+        raise FileNotFoundError(f"{folder}: missing or empty, expected a drive (a KITTI-360 folder in official layout)")
+    return names
+
+
+def choose_drive(root: Path, drive: str | None, split: str | Path | None, tolerant: bool) -> str:
+    """``drive``, or the only one of the split, or, without a split, of the folder.
+
+    tolerant: a drive that is named may be missing. Raises ``ValueError`` where there are several to choose from,
+    ``FileNotFoundError`` for one that is missing.
+    """
+    drives = drives_of(root)
+    if drive is None and split is not None:
+        named = tuple(dict.fromkeys(line.drive for line in read_split(split)))
+        drive = named[0] if len(named) == 1 else None
+        drives_to_choose = named
+    else:
+        drives_to_choose = drives
+    if drive is None and len(drives_to_choose) > 1:
+        raise ValueError(f"drive: got none, expected one of {', '.join(drives_to_choose)}")
+    drive = drive or drives_to_choose[0]
+    if drive not in drives and not tolerant:
+        raise FileNotFoundError(f"{root / 'data_2d_raw' / drive}: no such drive, there are {', '.join(drives)}")
+    return drive

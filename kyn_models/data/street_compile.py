@@ -14,7 +14,7 @@ from typing import Any
 from numba import njit
 from numba.core.caching import FunctionCache
 
-_FILES = ("rays", "queries", "noise", "solids", "facades", "textures", "ground", "render")
+_FILES = ("rays", "queries", "noise", "solids", "facades", "textures", "ground", "lens", "render")
 
 
 def _digest(folder: Path) -> str:

@@ -19,6 +19,7 @@ from numba import njit
 
 from kyn_models.data.street_compile import entry
 from kyn_models.data.street_ground import ground_colour
+from kyn_models.data.street_lens import pixel_ray
 from kyn_models.data.street_noise import hashed, noise3
 from kyn_models.data.street_rays import (
     GROUND,
@@ -171,19 +172,20 @@ def _shade(solids, bounds, links, centre, road, surfaces, paint, light, memo, i,
 
 @njit(error_model="numpy")
 def _pixel(solids, bounds, links, centre, road, surfaces, paint, light, memo, pose, lens, u, v, t_max):
-    """One ray through image position (u, v): (r, g, b, z-depth, what was met)."""
-    cx, cy = (u - lens[2]) / lens[0], (v - lens[3]) / lens[1]
-    scale = 1.0 / math.sqrt(cx * cx + cy * cy + 1.0)
-    dx = (pose[0, 0] * cx + pose[0, 1] * cy + pose[0, 2]) * scale
-    dy = (pose[1, 0] * cx + pose[1, 1] * cy + pose[1, 2]) * scale
-    dz = (pose[2, 0] * cx + pose[2, 1] * cy + pose[2, 2]) * scale
+    """One ray through image position (u, v): (r, g, b, depth, what was met). See ``render_rows`` for the depth."""
+    cx, cy, cz, scale = pixel_ray(lens, u, v)
+    if scale == 0.0:
+        return 0.0, 0.0, 0.0, np.inf, NOTHING
+    dx = (pose[0, 0] * cx + pose[0, 1] * cy + pose[0, 2] * cz) * scale
+    dy = (pose[1, 0] * cx + pose[1, 1] * cy + pose[1, 2] * cz) * scale
+    dz = (pose[2, 0] * cx + pose[2, 1] * cy + pose[2, 2] * cz) * scale
     ox, oy, oz = pose[0, 3], pose[1, 3], pose[2, 3]
     t, i = closest(solids, bounds, links, centre, road, ox, oy, oz, dx, dy, dz, t_max)
     if i == NOTHING:
         r, g, b = sky(dx, dy, dz, light)
         return r, g, b, np.inf, i
     r, g, b = _shade(
-        solids, bounds, links, centre, road, surfaces, paint, light, memo, i, t, ox, oy, oz, dx, dy, dz, 1.0 / lens[0]
+        solids, bounds, links, centre, road, surfaces, paint, light, memo, i, t, ox, oy, oz, dx, dy, dz, lens[4]
     )
     return r, g, b, t * scale, i
 
@@ -192,7 +194,10 @@ def _pixel(solids, bounds, links, centre, road, surfaces, paint, light, memo, po
 def render_rows(
     solids, bounds, links, centre, road, surfaces, paint, light, pose, lens, t_max, first, last, rgb, depth, met
 ):
-    """Fill rows first..last of rgb (H, W, 3) f32 radiance, depth (H, W) f32 and met (H, W) i32, one ray per pixel."""
+    """Fill rows first..last of rgb (H, W, 3) f32 radiance, depth (H, W) f32 and met (H, W) i32, one ray per pixel.
+
+    Depth is along the optical axis of a pinhole camera, along the ray of a fisheye camera (see ``street_lens``).
+    """
     memo = np.full(4, -1)
     for v in range(first, last):
         for u in range(depth.shape[1]):

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from kyn_models.data import street_queries, street_render
+from kyn_models.data import street_lens, street_queries, street_render
+from kyn_models.data.mei_camera import MeiCamera
 from kyn_models.data.street_layout import KNOT_M, Mover
 from kyn_models.data.street_rays import NOTHING
 from kyn_models.data.street_solids import placed
@@ -42,7 +43,8 @@ def in_bands(work: Callable[[int, int], None], rows: int, threads: int | None) -
 class Rendered:
     """One picture and its truth.
 
-    image: (H, W, 3) uint8 RGB. depth_m: (H, W) float32 along the optical axis at pixel centres, +Inf sky.
+    image: (H, W, 3) uint8 RGB. depth_m: (H, W) float32 at pixel centres, along the optical axis of a pinhole camera,
+    along the ray of a fisheye camera; +Inf sky, and what a fisheye camera's lens does not show.
     instances: (H, W) uint16, 0 ground and sky. moving: (H, W) bool, pixels on things that move.
     """
 
@@ -77,7 +79,7 @@ class Scene:
 
     def render(
         self,
-        intrinsics: Intrinsics,
+        intrinsics: Intrinsics | MeiCamera,
         world_from_camera: Float64Array,
         *,
         smooth: bool = True,
@@ -86,14 +88,14 @@ class Scene:
         noise_seed: int = 0,
         threads: int | None = None,
     ) -> Rendered:
-        """A pinhole picture with depth and masks.
+        """A picture of a pinhole or fisheye camera, with depth and masks.
 
         smooth: more rays for colour where neighbouring pixels see different things; supersample: in every pixel.
         Depth and masks are those of the ray through the pixel's centre. noise_seed: the sensor's noise pattern.
         Raises ValueError on a pose that is not rigid.
         """
         pose = np.array(check_pose("world_from_camera", world_from_camera))
-        lens = np.array((intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy))
+        lens = street_lens.lens_of(intrinsics)
         h, w = intrinsics.height, intrinsics.width
         rgb, depth, met = np.empty((h, w, 3), np.float32), np.empty((h, w), np.float32), np.empty((h, w), np.int32)
         image, fine = np.empty((h, w, 3), np.uint8), np.empty((h, w, 3), np.float32) if smooth or supersample else rgb

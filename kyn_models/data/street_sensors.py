@@ -1,8 +1,8 @@
 """Cameras and lidar of the synthetic car: KITTI-360's own calibration, side cameras, random mounts.
 
 Numbers: the public calibration files of KITTI-360 (Liao, Xie, Geiger), ``calib_cam_to_pose.txt``,
-``calib_cam_to_velo.txt``, ``calib_sick_to_velo.txt`` and ``perspective.txt``. ``CAMERA_00`` is the rectified left
-camera: the frame of ``image_00/data_rect``.
+``calib_cam_to_velo.txt``, ``calib_sick_to_velo.txt``, ``perspective.txt`` and ``image_02.yaml``, ``image_03.yaml``.
+``CAMERA_00`` is the rectified left camera: the frame of ``image_00/data_rect``.
 """
 
 from __future__ import annotations
@@ -12,12 +12,42 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kyn_models.data.mei_camera import MeiCamera
 from kyn_models.data.street_scene import rotation
 from kyn_models.types import Float64Array, Intrinsics
 
 INTRINSICS = Intrinsics(552.554261, 552.554261, 682.049453, 238.769549, 1408, 376)
 CAMERAS = ("00", "01", "left", "right")
-"""Names of the cameras: the stereo pair, and one to each side."""
+"""Names of the pinhole cameras: the stereo pair, and one to each side."""
+FISHEYES = {
+    "02": MeiCamera(
+        2.2134047507854890e00,
+        1.6798235660113681e-02,
+        1.6548773243373522e00,
+        4.2223943394772046e-04,
+        4.2462134260997584e-04,
+        1.3363220825849971e03,
+        1.3357883350012958e03,
+        7.1694323510126321e02,
+        7.0576498308221585e02,
+        1400,
+        1400,
+    ),
+    "03": MeiCamera(
+        2.5535139132482758e00,
+        4.9370396274089505e-02,
+        4.5068455478645308e00,
+        1.3477698472982495e-03,
+        -7.0340482615055284e-04,
+        1.4854388981875156e03,
+        1.4849477411748708e03,
+        6.9888316784030962e02,
+        6.9814541887723055e02,
+        1400,
+        1400,
+    ),
+}
+"""Fisheye cameras: 02 looks to the left, 03 to the right."""
 BASELINE_M = 328.318735 / 552.554261
 """P_rect_01: camera 01 stands this far to the right of camera 00 along the rectified x axis."""
 VEHICLE_HEIGHT_M = 0.93
@@ -28,6 +58,10 @@ CAM_TO_POSE = {
     "0.0043914093 0.0090621821 0.9951109327 0.0983468786 -0.6500000000",
     "image_01": "0.0194000864 -0.1051529641 0.9942668106 1.5977241400 0.9997374956 -0.0100836652 -0.0205732716 "
     "0.5981494900 0.0121891942 0.9944049345 0.1049297370 -0.6488433108",
+    "image_02": "0.9995185086 0.0041276589 -0.0307524527 0.7264036936 -0.0307926666 0.0100608424 -0.9994751579 "
+    "-0.1499658517 -0.0038160970 0.9999408692 0.0101830998 -1.0686400091",
+    "image_03": "-0.9996821702 0.0005703407 -0.0252038325 0.7016842127 -0.0252033830 0.0007820814 0.9996820384 "
+    "0.7463650950 0.0005898709 0.9999995315 -0.0007674583 -1.0751978255",
 }
 CAM_TO_VELO = (
     "0.04307104361 -0.08829286498 0.995162929 0.8043914418 -0.999004371 0.007784614041 0.04392796942 0.2993489574 "
@@ -88,6 +122,8 @@ BASE_FROM_CAMERA_00 = _orthonormal(
 BASE_FROM_VELO = _orthonormal(
     BASE_FROM_VEHICLE @ numbers(CAM_TO_POSE["image_00"]) @ np.linalg.inv(numbers(CAM_TO_VELO))
 )
+_FISHEYE_NOISE = 1 << 20
+"""Where the fisheye cameras' noise patterns begin: beyond those of all frames of the other cameras."""
 _OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 
 
@@ -109,26 +145,30 @@ def random_mount(rng: np.random.Generator, strength: float = 1.0) -> Mount:
 
 def noise_seed(camera: str, frame: int) -> int:
     """A different pattern of sensor noise for every camera and frame."""
+    if camera in FISHEYES:
+        return _FISHEYE_NOISE + len(FISHEYES) * frame + list(FISHEYES).index(camera)
     return len(CAMERAS) * frame + CAMERAS.index(camera)
 
 
 def base_from_camera(camera: str = "00", mount: Mount | None = None) -> Float64Array:
-    """(4, 4) pose of a rectified optical frame in base_link.
+    """(4, 4) pose of an optical frame in base_link, rectified for the stereo pair.
 
     camera: "00" and "01" look ahead (the stereo pair), "left" and "right" to the sides from the same height, level
-    but for 10 degrees down. Raises ValueError for another name.
+    but for 10 degrees down; "02" and "03" are the fisheye cameras to the sides. Raises ValueError for another name.
     """
     if camera in ("00", "01"):
         pose = BASE_FROM_CAMERA_00.copy()
         if camera == "01":
             pose[:3, 3] += BASELINE_M * pose[:3, 0]
+    elif camera in FISHEYES:
+        pose = _orthonormal(BASE_FROM_VEHICLE @ numbers(CAM_TO_POSE[f"image_{camera}"]))
     elif camera in ("left", "right"):
         sign = 1.0 if camera == "left" else -1.0
         pose = np.eye(4)
         pose[:3, :3] = rotation(0.0, 0.0, sign * math.pi / 2) @ rotation(0.0, math.radians(10.0), 0.0) @ _OPTICAL
         pose[:3, 3] = (0.72, sign * 0.3, 1.58)
     else:
-        raise ValueError(f"camera: got '{camera}', expected 00, 01, left or right")
+        raise ValueError(f"camera: got '{camera}', expected 00, 01, left or right, or the fisheyes 02, 03")
     if mount is not None:
         turn = rotation(mount.roll_rad, mount.pitch_rad, mount.yaw_rad)
         pivot = BASE_FROM_CAMERA_00[:3, 3]

@@ -1,13 +1,15 @@
 """Synthetic drives in the official KITTI-360 folder layout, with the truth beside them.
 
-Official: ``calibration/``, ``data_2d_raw/<drive>/image_0X/data_rect/<frame>.png``, ``timestamps.txt`` beside the data,
+Official: ``calibration/``, ``data_2d_raw/<drive>/image_0X/data_rect/<frame>.png`` (rectified images of 00 and 01),
+``data_rgb`` in its place for the fisheye images of 02 and 03, ``timestamps.txt`` beside the data,
 ``data_3d_raw/<drive>/velodyne_points/data/<frame>.bin``, ``data_poses/<drive>/{poses,cam0_to_world}.txt``; frames
-are numbered by 10 digits, images are rectified. Extra: ``data_truth/<drive>/<camera>/`` with
+are numbered by 10 digits. Extra: ``data_truth/<drive>/<camera>/`` with
 
-* ``depth/<frame>.png``: uint16, metres along the optical axis times 256, 0 where nothing is within 255 m;
+* ``depth/<frame>.png``: uint16, metres along the optical axis times 256 (along the ray for 02 and 03), 0 where nothing
+  is within 255 m;
 * ``instance/<frame>.png``: uint16, 0 ground and sky; ``moving/<frame>.png``: uint8, 255 on things that move;
 * ``image/<frame>.png`` for the side cameras, which the official layout has no place for;
-* ``data_truth/cameras.txt``: ``<camera>: width height fx fy cx cy`` and the 3x4 base_link-from-camera.
+* ``data_truth/cameras.txt``: ``<camera>: width height fx fy cx cy`` and the 3x4 base_link-from-camera (pinholes).
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from kyn_models.data.mei_camera import MeiCamera, mei_text
 from kyn_models.data.street_scene import FRAME_S, Rendered, Scene, Street
 from kyn_models.data.street_sensors import (
     BASE_FROM_VEHICLE,
     BASE_FROM_VELO,
+    FISHEYES,
     INTRINSICS,
     PERSPECTIVE,
     SICK_TO_VELO,
@@ -36,8 +40,8 @@ from kyn_models.types import Float64Array, Intrinsics
 
 MARKER = "SYNTHETIC.txt"
 """File that says what the folder is; only a folder with it is ever emptied."""
-OFFICIAL = ("00", "01")
-"""Cameras that the official layout has a place for."""
+PERSPECTIVES = ("00", "01")
+"""Cameras with rectified images in the official layout."""
 _FOLDERS = ("calibration", "data_2d_raw", "data_3d_raw", "data_poses", "data_truth")
 _START = datetime(2013, 5, 28, 12, 0, 0)
 
@@ -73,14 +77,15 @@ def write_kitti360(
 ) -> list[str]:
     """Write one drive per street and return the drives' names.
 
-    frames: how many from frame 0, or which, None for the whole drive. cameras: of 00, 01, left, right; 00 is part of
-    every calibration. size: (width, height) in pixels; another than KITTI-360's changes the intrinsics accordingly.
+    frames: how many from frame 0, or which, None for the whole drive. cameras: of 00, 01, 02, 03, left, right; 00 and
+    01 are part of every calibration. size: (width, height) in pixels; another than KITTI-360's changes the intrinsics
+    accordingly, and the fisheye images are enlarged like the width.
     mount: another mount of the cameras than KITTI-360's, written into the calibration. progress(drive, done, of) is
     called after each frame. Raises ValueError for frames outside a drive or unknown cameras, FileExistsError for a
     folder that is not empty. Nothing half-written stays behind, whatever stops it.
     """
-    mounts = {camera: base_from_camera(camera, mount) for camera in {"00": 0, "01": 0, **dict.fromkeys(cameras, 0)}}
-    intrinsics = INTRINSICS.resized(*size)
+    mounts = {camera: base_from_camera(camera, mount) for camera in dict.fromkeys((*PERSPECTIVES, *cameras))}
+    lenses = _lenses(mounts, size)
     out = Path(out)
     check_folder(out, force)
     new = not out.is_dir()
@@ -88,7 +93,7 @@ def write_kitti360(
         shutil.rmtree(out / folder, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     try:
-        return _write_drives(streets, out, frames, cameras, intrinsics, mounts, lidar, truth, progress)
+        return _write_drives(streets, out, frames, cameras, lenses, mounts, lidar, truth, progress)
     except BaseException:
         for folder in _FOLDERS:
             shutil.rmtree(out / folder, ignore_errors=True)
@@ -103,14 +108,14 @@ def _write_drives(
     out: Path,
     frames: int | Sequence[int] | None,
     cameras: Sequence[str],
-    intrinsics: Intrinsics,
+    lenses: dict[str, Intrinsics | MeiCamera],
     mounts: dict[str, Float64Array],
     lidar: bool,
     truth: bool,
     progress: Callable[[str, int, int], None] | None,
 ) -> list[str]:
     (out / MARKER).write_text("Synthetic streets written by `kyn synth` in the KITTI-360 layout. No real data.\n")
-    _write_calibration(out, intrinsics, mounts, cameras, truth)
+    _write_calibration(out, lenses, mounts, cameras, truth)
     names: list[str] = []
     for street in [streets] if isinstance(streets, Street) else streets:
         name, which = drive_name(len(names)), _frames(street, frames)
@@ -121,13 +126,26 @@ def _write_drives(
             scene = street.at(frame * FRAME_S)
             pose = street.world_from_base(frame * FRAME_S)
             for camera in cameras:
-                picture = scene.render(intrinsics, pose @ mounts[camera], noise_seed=noise_seed(camera, frame))
+                picture = scene.render(lenses[camera], pose @ mounts[camera], noise_seed=noise_seed(camera, frame))
                 _write_picture(out, name, camera, frame, picture, truth)
             if lidar:
                 _write_scan(out, name, frame, scene, pose)
             if progress is not None:
                 progress(name, done, len(which))
     return names
+
+
+def _lenses(cameras: Iterable[str], size: tuple[int, int]) -> dict[str, Intrinsics | MeiCamera]:
+    """The camera of each name at images of ``size``."""
+    scale = size[0] / INTRINSICS.width
+    return {
+        camera: FISHEYES[camera].resized(
+            *(round(side * scale) for side in (FISHEYES[camera].width, FISHEYES[camera].height))
+        )
+        if camera in FISHEYES
+        else INTRINSICS.resized(*size)
+        for camera in cameras
+    }
 
 
 def _frames(street: Street, frames: int | Sequence[int] | None) -> list[int]:
@@ -150,20 +168,41 @@ def _row(values: np.ndarray) -> str:
 
 
 def _write_calibration(
-    out: Path, intrinsics: Intrinsics, mounts: dict[str, Float64Array], cameras: Sequence[str], truth: bool
+    out: Path,
+    lenses: dict[str, Intrinsics | MeiCamera],
+    mounts: dict[str, Float64Array],
+    cameras: Sequence[str],
+    truth: bool,
 ) -> None:
-    """The four official text files, true for these mounts and this image size, and ``data_truth/cameras.txt``."""
+    """The official files, true for these mounts and image sizes, and ``data_truth/cameras.txt``."""
     folder = out / "calibration"
     folder.mkdir(exist_ok=True)
     vehicle_from_base = np.linalg.inv(BASE_FROM_VEHICLE)
     lines, unrectified = [], {}
-    for camera in OFFICIAL:
-        unrectified[camera] = mounts[camera] @ numbers(PERSPECTIVE[f"R_rect_{camera}"])
+    for camera in (*PERSPECTIVES, *(camera for camera in FISHEYES if camera in cameras)):
+        turn = numbers(PERSPECTIVE[f"R_rect_{camera}"]) if camera in PERSPECTIVES else np.eye(4)
+        unrectified[camera] = mounts[camera] @ turn
         lines.append(f"image_{camera}: {_row((vehicle_from_base @ unrectified[camera])[:3])}\n")
     (folder / "calib_cam_to_pose.txt").write_text("".join(lines))
     (folder / "calib_cam_to_velo.txt").write_text(_row((np.linalg.inv(BASE_FROM_VELO) @ unrectified["00"])[:3]) + "\n")
     (folder / "calib_sick_to_velo.txt").write_text(SICK_TO_VELO + "\n")
-    k = intrinsics
+    pinholes = {camera: lens for camera, lens in lenses.items() if isinstance(lens, Intrinsics)}
+    for camera, lens in lenses.items():
+        if isinstance(lens, MeiCamera):
+            (folder / f"image_{camera}.yaml").write_text(mei_text(lens, f"image_{camera}"))
+    (folder / "perspective.txt").write_text(_perspective_text(pinholes["00"]))
+    if truth or not all(_official(camera) for camera in cameras):
+        (out / "data_truth").mkdir(exist_ok=True)
+        text = "".join(
+            f"{camera}: {k.width} {k.height} {k.fx:.6f} {k.fy:.6f} {k.cx:.6f} {k.cy:.6f} {_row(mounts[camera][:3])}\n"
+            for camera in cameras
+            if (k := pinholes.get(camera)) is not None
+        )
+        (out / "data_truth" / "cameras.txt").write_text(text)
+
+
+def _perspective_text(k: Intrinsics) -> str:
+    """``perspective.txt`` of KITTI-360 with another rectified camera."""
     lines = ["calib_time: synthetic\n", "corner_dist: 0.100000\n"]
     for key, text in PERSPECTIVE.items():
         if key.startswith("S_rect"):
@@ -172,12 +211,7 @@ def _write_calibration(
             shift = numbers(text)[0, 3] * k.fx / INTRINSICS.fx
             text = " ".join(f"{v:.6f}" for v in (k.fx, 0, k.cx, shift, 0, k.fy, k.cy, 0, 0, 0, 1, 0))
         lines.append(f"{key}: {text}\n")
-    (folder / "perspective.txt").write_text("".join(lines))
-    if truth or any(camera not in OFFICIAL for camera in cameras):
-        (out / "data_truth").mkdir(exist_ok=True)
-        lens = f"{k.width} {k.height} {k.fx:.6f} {k.fy:.6f} {k.cx:.6f} {k.cy:.6f}"
-        text = "".join(f"{camera}: {lens} {_row(mounts[camera][:3])}\n" for camera in cameras)
-        (out / "data_truth" / "cameras.txt").write_text(text)
+    return "".join(lines)
 
 
 def _write_poses(out: Path, name: str, street: Street, frames: Sequence[int], base_from_cam0: Float64Array) -> None:
@@ -198,12 +232,17 @@ def _write_stamps(out: Path, name: str, frames: Sequence[int], cameras: Sequence
         f"{(_START + timedelta(seconds=round(frame * FRAME_S, 6))).isoformat(' ', 'microseconds')}000\n"
         for frame in range(max(frames) + 1)
     )
-    folders = [out / "data_2d_raw" / name / f"image_{camera}" for camera in cameras if camera in OFFICIAL]
+    folders = [out / "data_2d_raw" / name / f"image_{camera}" for camera in cameras if _official(camera)]
     if lidar:
         folders.append(out / "data_3d_raw" / name / "velodyne_points")
     for folder in folders:
         folder.mkdir(parents=True)
         (folder / "timestamps.txt").write_text(text)
+
+
+def _official(camera: str) -> bool:
+    """Whether the official layout has a place for the camera's images."""
+    return camera in PERSPECTIVES or camera in FISHEYES
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:
@@ -214,8 +253,8 @@ def _write_png(path: Path, image: np.ndarray) -> None:
 
 def _write_picture(out: Path, name: str, camera: str, frame: int, picture: Rendered, truth: bool) -> None:
     file, extra = f"{frame:010d}.png", out / "data_truth" / name / camera
-    official = out / "data_2d_raw" / name / f"image_{camera}" / "data_rect"
-    _write_png((official if camera in OFFICIAL else extra / "image") / file, picture.image[..., ::-1])
+    official = out / "data_2d_raw" / name / f"image_{camera}" / ("data_rgb" if camera in FISHEYES else "data_rect")
+    _write_png((official if _official(camera) else extra / "image") / file, picture.image[..., ::-1])
     if truth:
         near = picture.depth_m < 255.0
         depth = np.where(near, np.round(np.where(near, picture.depth_m, 0.0) * 256.0), 0.0)

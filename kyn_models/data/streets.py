@@ -12,7 +12,7 @@ import numpy as np
 
 from kyn_models.data.street_build import StreetOptions, make_street
 from kyn_models.data.street_scene import FRAME_S, Rendered, Scene, Street
-from kyn_models.data.street_sensors import INTRINSICS, Mount, base_from_camera, noise_seed, random_mount
+from kyn_models.data.street_sensors import CAMERAS, INTRINSICS, Mount, base_from_camera, noise_seed, random_mount
 from kyn_models.types import Float64Array, Observation, PosedFrame, Sample
 
 __all__ = [
@@ -56,7 +56,8 @@ class StreetsOptions:
         if self.mount_strength < 0:
             raise ValueError(f"streets.mount_strength: got {self.mount_strength}, expected 0 or above")
         for camera in (self.key_camera, *(camera for camera, _ in self.views)):
-            base_from_camera(camera)
+            if camera not in CAMERAS:
+                raise ValueError(f"streets.views, key_camera: got '{camera}', expected 00, 01, left or right")
 
 
 @lru_cache(maxsize=3)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ class BtsConfig:
     """encoder: image trunk. channels_dec: decoder channels from fine to coarse. d_out: feature channels.
 
     feature_scale: stride 2^n of the feature map, 0 as published. hidden, blocks: of the point network.
-    frequencies, frequency_factor: of the positional code. z_near, z_far: range in metres.
+    frequencies, frequency_factor: of the positional code; code_depth: what its third input is, the depth along the
+    optical axis or, as published for RealEstate10K, the distance. z_near, z_far: range in metres.
     """
 
     encoder: str = "resnet50"
@@ -33,6 +34,7 @@ class BtsConfig:
     blocks: int = 0
     frequencies: int = 6
     frequency_factor: float = 1.5
+    code_depth: Literal["z", "distance"] = "z"
     z_near: float = 3.0
     z_far: float = 80.0
 
@@ -58,11 +60,14 @@ class BtsField:
     mlp: ResnetFC
     z_near: float
     z_far: float
+    code_depth: Literal["z", "distance"] = "z"
 
     def density(self, points: Tensor) -> Density:
         """(B, N, 3) world points in metres. Equation 2 of the paper."""
-        uv, z, invalid = project(self.k_norm, transform(self.camera_from_world, points))
-        nearness = self._nearness(z.clamp(min=EPSILON_M))
+        inside = transform(self.camera_from_world, points)
+        uv, z, invalid = project(self.k_norm, inside)
+        depth = inside.norm(dim=-1) if self.code_depth == "distance" else z
+        nearness = self._nearness(depth.clamp(min=EPSILON_M))
         code = self.code(torch.cat([uv, nearness.unsqueeze(-1)], dim=-1))
         raw = self.mlp(torch.cat([sample(self.features, uv), code], dim=-1))
         return Density(functional.softplus(raw[..., 0].float()), invalid)
@@ -74,7 +79,8 @@ class BtsField:
         and the first layer is linear in [feature, code(u), code(v), code(z')]: exact, and a fraction of the cost.
         """
         uv = project(self.k_norm, directions).uv
-        nearness = self._nearness(z)
+        far = directions.norm(dim=-1, keepdim=True) if self.code_depth == "distance" else torch.ones_like(z[..., :1])
+        nearness = self._nearness(z * far)
         features, weight = sample(self.features, uv), self.mlp.lin_in.weight
         across, along = self.code.columns((0, 1)), self.code.columns((2,))
         start = features.shape[-1]
@@ -108,9 +114,13 @@ class Bts(nn.Module):
         self.code_xyz = PositionalCode(config.frequencies, config.frequency_factor)
         self.mlp_coarse = ResnetFC(config.d_out + self.code_xyz.size, 1, config.blocks, config.hidden)
 
-    def condition(self, view: View) -> BtsField:
-        """Encode one view; the field it gives answers in that view's world."""
-        features = self.encoder(view.image * 0.5 + 0.5)
+    def condition(self, view: View, flip: bool = False) -> BtsField:
+        """Encode one view; the field it gives answers in that view's world.
+
+        flip: encode the mirror image and mirror the features back (augmentation in training, as published).
+        """
+        image = view.image * 0.5 + 0.5
+        features = self.encoder(image.flip(-1)).flip(-1) if flip else self.encoder(image)
         return self.field(features, view.k_norm, view.camera_from_world)
 
     def exportable(self) -> tuple[PreActivation, dict[str, Tensor]]:
@@ -123,6 +133,8 @@ class Bts(nn.Module):
         config, mlp = self.config, self.mlp_coarse
         if config.blocks > 0:
             raise ValueError(f"export: got a point network with {config.blocks} blocks, expected 0; only torch runs it")
+        if config.code_depth != "z":
+            raise ValueError(f"export: got code_depth {config.code_depth}, expected z; only torch runs it")
         constants = {
             "w_code": mlp.lin_in.weight[:, config.d_out :],
             "bias": mlp.lin_in.bias,
@@ -140,7 +152,14 @@ class Bts(nn.Module):
         """The field of a feature map that is already there."""
         config = self.config
         return BtsField(
-            features, k_norm, camera_from_world, self.code_xyz, self.mlp_coarse, config.z_near, config.z_far
+            features,
+            k_norm,
+            camera_from_world,
+            self.code_xyz,
+            self.mlp_coarse,
+            config.z_near,
+            config.z_far,
+            config.code_depth,
         )
 
 

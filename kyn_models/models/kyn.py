@@ -15,14 +15,26 @@ from torch.nn import functional
 
 from kyn_models.geometry import EPSILON_M, View, project, sample, transform
 from kyn_models.models.bts import Density
+from kyn_models.models.kyn_export import KynMaps, export_kyn
 from kyn_models.networks.lseg import LSeg, LSegConfig
 from kyn_models.networks.modulation import ModulatedMLP
 from kyn_models.networks.monodepth2 import Monodepth2
 from kyn_models.networks.point_mlp import PositionalCode
+from kyn_models.runtimes.kyn_constants import TIE_PX
 
-PUBLISHED_LABELS = (
-    *("ground", "road", "person", "rider", "car", "truck", "bus", "train", "bicycle", "sidewalk", "parking"),
-    *(
+PUBLISHED_LABELS = tuple(
+    [
+        "ground",
+        "road",
+        "person",
+        "rider",
+        "car",
+        "truck",
+        "bus",
+        "train",
+        "bicycle",
+        "sidewalk",
+        "parking",
         "railtrack",
         "building",
         "wall",
@@ -33,7 +45,7 @@ PUBLISHED_LABELS = (
         "trafficsign",
         "vegetation",
         "others",
-    ),
+    ]
 )
 """What the authors trained and measured with; any other words will do."""
 
@@ -134,8 +146,12 @@ class KynField:
         return functional.softplus(raw)
 
     def label_at(self, uv: Tensor) -> Tensor:
-        """(B, N) int64, the label of the pixel nearest to (B, N, 2) normalised coordinates, border continued."""
-        grid = uv.float().unsqueeze(1)
+        """(B, N) int64, the label of the pixel nearest to (B, N, 2) normalised coordinates, border continued.
+
+        Within ``TIE_PX`` of the border between two pixels it is the second one's, so that rounding does not decide.
+        """
+        size = torch.tensor(self.labels.shape[:0:-1], device=uv.device)
+        grid = (uv.float() + 2 * TIE_PX / size).unsqueeze(1)
         found = functional.grid_sample(
             self.labels.unsqueeze(1).float(), grid, mode="nearest", padding_mode="border", align_corners=False
         )
@@ -236,6 +252,15 @@ class Kyn(nn.Module):
         if flip:
             features, labels = features.flip(-1), labels.flip(-1)
         return self.field(features, labels, view.k_norm, view.camera_from_world)
+
+    def exportable(self) -> tuple[KynMaps, dict[str, Tensor]]:
+        """The model in two exact pieces for robots: an image network, and the constants of what follows at a point.
+
+        The network takes (1, H, W, 3) uint8 RGB to the (1, H, W, 2 hidden) pre-activations of layers 1 and 3 without
+        code and bias, and (1, H, W) uint8 labels; the constants are those of ``decoder.npz`` but for the camera.
+        Raises ``ValueError`` for more than 255 labels.
+        """
+        return export_kyn(self)
 
     def field(self, features: Tensor, labels: Tensor, k_norm: Tensor, camera_from_world: Tensor) -> KynField:
         """The field of a feature map and a label map that are already there."""

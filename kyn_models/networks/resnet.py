@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+IMAGENET = {18: "resnet18-f37072fd.pth", 34: "resnet34-b627a593.pth", 50: "resnet50-0676ba61.pth"}
+"""Files of torchvision's first ImageNet weights, with the start of their SHA-256."""
 LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
 
@@ -91,9 +94,26 @@ class ResnetEncoder(nn.Module):
         super().__init__()
         if layers not in LAYERS:
             raise ValueError(f"encoder: got resnet{layers}, expected one of resnet18, resnet34, resnet50")
+        self.layers = layers
         self.encoder = ResNet(layers)
         self.channels = self.encoder.channels
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """image: (B, 3, H, W) in 0..1, H and W multiples of 32."""
         return self.encoder((image - 0.45) / 0.225)
+
+    def load_imagenet(self) -> None:
+        """Load torchvision's ImageNet weights from torch's cache, where they are downloaded to once.
+
+        Raises ``OSError`` where they are not there and cannot be downloaded.
+        """
+        name = IMAGENET[self.layers]
+        url = f"https://download.pytorch.org/models/{name}"
+        try:
+            weights = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+        except OSError as error:
+            folder = f"{torch.hub.get_dir()}/checkpoints"
+            raise OSError(
+                f"{url}: could not be downloaded ({error}); put that file into {folder}, or set imagenet to false"
+            ) from error
+        self.encoder.load_state_dict(weights)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,43 +23,18 @@ ARRAYS = ("w_code", "bias", "w_out", "b_out", "freqs", "k_norm", "z_near", "z_fa
 
 
 @dataclass(frozen=True)
-class DecoderConstants:
-    """Content of ``decoder.npz``. H hidden units, F frequencies, code of 3 (1 + 2 F) entries.
+class PointCode:
+    """Points to positional codes, and those through a linear layer of H units. F frequencies.
 
-    w_code (H, 3 + 6 F), bias (H,), w_out (H,), b_out (), freqs (F,), k_norm (3, 3), z_near, z_far.
+    w_code (H, 3 + 6 F), bias (H,), freqs (F,), k_norm (3, 3), z_near, z_far.
     """
 
     w_code: Float32Array
     bias: Float32Array
-    w_out: Float32Array
-    b_out: float
     freqs: Float32Array
     k_norm: np.ndarray
     z_near: float
     z_far: float
-
-    @classmethod
-    def load(cls, path: Path) -> DecoderConstants:
-        """Read ``decoder.npz``. Raises ``ValueError`` naming a damaged file, a missing array or one of wrong size."""
-        arrays = read_npz(path, ARRAYS, EXPORT_AGAIN)
-        try:
-            return cls.from_arrays(arrays)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: got arrays that are not a decoder's ({error}); {EXPORT_AGAIN}") from error
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> DecoderConstants:
-        """From the arrays of ``decoder.npz`` by name. Raises ``TypeError`` or ``ValueError`` for one of wrong size."""
-        return cls(
-            np.ascontiguousarray(arrays["w_code"], dtype=np.float32),
-            np.ascontiguousarray(arrays["bias"], dtype=np.float32),
-            np.ascontiguousarray(arrays["w_out"], dtype=np.float32).reshape(-1),
-            float(arrays["b_out"]),
-            np.asarray(arrays["freqs"], dtype=np.float32),
-            np.asarray(arrays["k_norm"], dtype=np.float64),
-            float(arrays["z_near"]),
-            float(arrays["z_far"]),
-        )
 
     def image_coordinates(self, points: np.ndarray) -> np.ndarray:
         """(N, 2) float32 normalised image coordinates of (N, 3) points in camera axes."""
@@ -83,11 +59,49 @@ class DecoderConstants:
         code = np.concatenate(parts, axis=1, dtype=np.float32)
         return np.ascontiguousarray(code @ self.w_code[:, np.concatenate(columns)].T)
 
+
+@dataclass(frozen=True)
+class DecoderConstants(PointCode):
+    """Content of ``decoder.npz`` of a point network with one hidden layer: w_out (H,), b_out () come after it."""
+
+    w_out: Float32Array
+    b_out: float
+
+    @classmethod
+    def load(cls, path: Path) -> DecoderConstants:
+        """Read ``decoder.npz``. Raises ``ValueError`` naming a damaged file, a missing array or one of wrong size."""
+        arrays = read_npz(path, ARRAYS, EXPORT_AGAIN)
+        try:
+            return cls.from_arrays(arrays)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: got arrays that are not a decoder's ({error}); {EXPORT_AGAIN}") from error
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> DecoderConstants:
+        """From the arrays of ``decoder.npz`` by name. Raises ``TypeError`` or ``ValueError`` for one of wrong size."""
+        return cls(
+            **code_arrays(arrays),
+            w_out=np.ascontiguousarray(arrays["w_out"], dtype=np.float32).reshape(-1),
+            b_out=float(arrays["b_out"]),
+        )
+
     def greatest_curvature(self, axis: int) -> Float32Array:
         """(H,) bound of the second derivative of ``project_codes(x, (axis,))`` anywhere."""
         columns = [3 + 6 * index + axis for index in range(len(self.freqs))]
         sines, cosines = self.w_code[:, columns], self.w_code[:, [column + 3 for column in columns]]
         return np.hypot(sines, cosines) @ (self.freqs**2)
+
+
+def code_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The fields of a ``PointCode`` from the arrays of ``decoder.npz`` by name."""
+    return {
+        "w_code": np.ascontiguousarray(arrays["w_code"], dtype=np.float32),
+        "bias": np.ascontiguousarray(arrays["bias"], dtype=np.float32),
+        "freqs": np.asarray(arrays["freqs"], dtype=np.float32),
+        "k_norm": np.asarray(arrays["k_norm"], dtype=np.float64),
+        "z_near": float(arrays["z_near"]),
+        "z_far": float(arrays["z_far"]),
+    }
 
 
 def sample_depths(z_near: float, z_far: float, count: int = SAMPLES_PER_RAY) -> Float32Array:

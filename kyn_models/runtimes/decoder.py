@@ -107,13 +107,15 @@ class PreparedDecoder:
         self._decoder = decoder
         self._queries = {name: _constants(decoder, query) for name, query in queries.items()}
 
-    def decode(self, name: str, features: Float32Array) -> Float32Array:
+    def decode(self, name: str, *maps: np.ndarray) -> Float32Array:
         """The answer to query ``name`` from the (h, w, H) float32 pre-activation map."""
+        (features,) = maps
         query, decoder = self._queries[name], self._decoder
         if isinstance(query, _Rays):
             return decoder.depth(query, features)
         if isinstance(query, _Points):
             return decoder.density(query, features)
+        assert isinstance(query, PointQuery)
         parts = (query.points[i : i + KEPT_POINTS] for i in range(0, len(query.points), KEPT_POINTS))
         return np.concatenate([decoder.density(decoder.points(PointQuery(part)), features) for part in parts])
 
@@ -121,6 +123,8 @@ class PreparedDecoder:
 def _constants(decoder: CompiledDecoder, query: Query) -> _Rays | _Points | PointQuery:
     if isinstance(query, RayQuery):
         return decoder.rays(query)
+    if not isinstance(query, PointQuery):
+        raise ValueError(f"query: got {type(query).__name__}, expected rays or points; this family knows no labels")
     return query if len(query.points) > KEPT_POINTS else decoder.points(query)
 
 

@@ -1,20 +1,32 @@
-"""What the ONNX runtimes share: an encoder session, and the compiled decoder behind it."""
+"""What the ONNX runtimes share: an encoder session, and the compiled decoder of the family behind it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from kyn_models.artifact import DECODER, ENCODER, Artifact
-from kyn_models.runtimes.constants import DecoderConstants
-from kyn_models.runtimes.decoder import CompiledDecoder
 from kyn_models.runtimes.queries import Query, Step, StepOutput
-from kyn_models.types import Float32Array, UInt8Array
+from kyn_models.types import UInt8Array
 
-Encode = Callable[[UInt8Array], Float32Array]
-"""From the (1, H, W, 3) uint8 image to the (1, h, w, hidden) float32 pre-activation map."""
+Encode = Callable[[UInt8Array], Sequence[np.ndarray]]
+"""From the (1, H, W, 3) uint8 image to the outputs of the encoder graph: the (1, h, w, C) float32 pre-activation map,
+and of families with labels their (1, h, w) uint8 map."""
+
+
+class PreparedDecoder(Protocol):
+    """``decode`` answers a query by name from the maps of one image, without their first axis."""
+
+    def decode(self, name: str, *maps: np.ndarray) -> np.ndarray: ...
+
+
+class Decoder(Protocol):
+    """What follows the encoder, compiled and warm. ``prepare`` may be called while another thread decodes."""
+
+    def prepare(self, queries: Mapping[str, Query]) -> PreparedDecoder: ...
 
 
 class EncoderAndDecoder:
@@ -26,8 +38,8 @@ class EncoderAndDecoder:
         self.library = library
         self._encode = encode
         image_shape = (1, artifact.camera.height, artifact.camera.width, 3)
-        features = encode(np.zeros(image_shape, dtype=np.uint8))
-        self._decoder = CompiledDecoder(DecoderConstants.load(artifact.file(DECODER)), features.shape[1:3])
+        planes = encode(np.zeros(image_shape, dtype=np.uint8))[0]
+        self._decoder = _decoder(artifact, planes.shape[1:3])
 
     def prepare(self, queries: Mapping[str, Query]) -> Step:
         """Build the constants of all queries; encoder and loops are warm already."""
@@ -35,16 +47,29 @@ class EncoderAndDecoder:
 
         def step(image: UInt8Array, wanted: frozenset[str]) -> StepOutput:
             start = time.perf_counter()
-            features = encode(image[None])[0]
+            maps = [output[0] for output in encode(image[None])]
             stages = {"encode": (time.perf_counter() - start) * 1e3}
             arrays = {}
             for name in sorted(wanted):
                 start = time.perf_counter()
-                arrays[name] = decoder.decode(name, features)
+                arrays[name] = decoder.decode(name, *maps)
                 stages[name] = (time.perf_counter() - start) * 1e3
             return StepOutput(arrays, stages)
 
         return step
+
+
+def _decoder(artifact: Artifact, map_size: tuple[int, int]) -> Decoder:
+    # A family's loops take a second to load: only those that are needed.
+    path = artifact.file(DECODER)
+    if artifact.manifest.family == "kyn":
+        from kyn_models.runtimes.kyn_decoder import KynDecoder
+
+        return KynDecoder.load(path, map_size)
+    from kyn_models.runtimes.constants import DecoderConstants
+    from kyn_models.runtimes.decoder import CompiledDecoder
+
+    return CompiledDecoder(DecoderConstants.load(path), map_size)
 
 
 def encoder_path(artifact: Artifact) -> str:

@@ -8,7 +8,7 @@ import onnxruntime
 from kyn_models.artifact import Artifact
 from kyn_models.runtimes.onnx_graph import EncoderAndDecoder, encoder_path
 from kyn_models.runtimes.queries import LoadOptions
-from kyn_models.types import Float32Array, UInt8Array
+from kyn_models.types import UInt8Array
 
 
 def load(artifact: Artifact, options: LoadOptions) -> EncoderAndDecoder:
@@ -32,7 +32,7 @@ def load(artifact: Artifact, options: LoadOptions) -> EncoderAndDecoder:
         raise RuntimeError(f"got {session.get_providers()[0]}, expected {provider}")
     name = session.get_inputs()[0].name
 
-    def encode(image: UInt8Array) -> Float32Array:
-        return session.run(None, {name: np.ascontiguousarray(image)})[0]
+    def encode(image: UInt8Array) -> list[np.ndarray]:
+        return session.run(None, {name: np.ascontiguousarray(image)})
 
     return EncoderAndDecoder("onnxruntime", "float32", f"ONNX Runtime {onnxruntime.__version__}", artifact, encode)

@@ -10,7 +10,7 @@ import openvino
 from kyn_models.artifact import Artifact
 from kyn_models.runtimes.onnx_graph import EncoderAndDecoder, encoder_path
 from kyn_models.runtimes.queries import LoadOptions
-from kyn_models.types import Float32Array, UInt8Array
+from kyn_models.types import UInt8Array
 
 HINTS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 CAPABILITIES = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}
@@ -36,11 +36,10 @@ def load(artifact: Artifact, options: LoadOptions) -> EncoderAndDecoder:
     except RuntimeError as error:
         raise RuntimeError(f"{artifact.path}: cannot compile the encoder ({_cause(error)})") from error
     request = compiled.create_infer_request()
-    output = compiled.output(0)
 
-    def encode(image: UInt8Array) -> Float32Array:
+    def encode(image: UInt8Array) -> list[np.ndarray]:
         answer = request.infer({0: np.ascontiguousarray(image)}, share_inputs=True, share_outputs=True)
-        return answer[output]
+        return [answer[output] for output in compiled.outputs]
 
     library = f"OpenVINO {openvino.__version__.split('-')[0]}"
     return EncoderAndDecoder("openvino", precision, library, artifact, encode)

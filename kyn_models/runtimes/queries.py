@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
+import numpy as np
+
 from kyn_models.types import Float32Array, UInt8Array
 
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
@@ -29,18 +31,32 @@ class RayQuery:
 
 @dataclass(frozen=True)
 class PointQuery:
-    """Density at points. points: (N, 3) float32 in camera axes, metres, z > 0. Answer: (N,) float32 density."""
+    """Density at points. points: (N, 3) float32 in camera axes, metres, z > 0. Answer: (N,) float32 density.
+
+    points_per_call: for families whose points attend to each other: how many at a time do, in the order of ``points``;
+    None lets all of them. Other families answer the same with any.
+    """
+
+    points: Float32Array
+    points_per_call: int | None = None
+
+
+@dataclass(frozen=True)
+class LabelQuery:
+    """What stands at points, for families that know labels. points as above. Answer: (N,) uint8 into the artifact's
+    label names.
+    """
 
     points: Float32Array
 
 
-Query = RayQuery | PointQuery
+Query = RayQuery | PointQuery | LabelQuery
 
 
 class StepOutput(NamedTuple):
     """Answers by query name, and milliseconds by stage. The next call of the same step may overwrite the arrays."""
 
-    arrays: dict[str, Float32Array]
+    arrays: dict[str, np.ndarray]
     stages_ms: dict[str, float]
 
 

@@ -74,6 +74,7 @@ class TorchDecoder:
     @torch.inference_mode()
     def place(self, query: Query) -> Places:
         """Constants of a query, complete on the device when this returns; from any thread."""
+        assert isinstance(query, (RayQuery, PointQuery))
         places = self._rays(query) if isinstance(query, RayQuery) else self._points(query)
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()

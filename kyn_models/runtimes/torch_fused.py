@@ -214,13 +214,4 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
 def _decoder_constants(tensors: Mapping[str, Tensor], k_norm: np.ndarray) -> DecoderConstants:
     """From the tensors of ``exportable`` and the camera: what ``decoder.npz`` would hold."""
     numbers = {name: tensor.numpy() for name, tensor in tensors.items()}
-    return DecoderConstants(
-        np.ascontiguousarray(numbers["w_code"]),
-        numbers["bias"],
-        numbers["w_out"],
-        float(numbers["b_out"]),
-        numbers["freqs"],
-        k_norm,
-        float(numbers["z_near"]),
-        float(numbers["z_far"]),
-    )
+    return DecoderConstants.from_arrays(numbers | {"k_norm": k_norm})

@@ -1,6 +1,7 @@
 """The model as it is written in torch, without any rewrite: the reference, and the fallback everywhere.
 
-On a GPU the runtime called torch is ``FusedTorch``; only models that cannot be fused run plainly there.
+On a GPU the runtime called torch is ``FusedTorch``; only models that cannot be fused run plainly there: those of
+family ``kyn``, and point networks with blocks.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from kyn_models.artifact import Artifact
-from kyn_models.geometry import View
+from kyn_models.geometry import View, project
+from kyn_models.models.kyn import KynField
 from kyn_models.models.loading import load_model
-from kyn_models.render import FieldLike, query, render, surface_depth, z_samples
+from kyn_models.render import FieldLike, composite, query, render, surface_depth, z_samples
 from kyn_models.runtimes.queries import (
     SAMPLES_PER_RAY,
+    LabelQuery,
     LoadOptions,
     NoDevice,
     PointQuery,
@@ -38,7 +41,8 @@ def load(artifact: Artifact, options: LoadOptions) -> PlainTorch | FusedTorch:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise NoDevice("torch finds no CUDA device here; use runtime torch on the CPU, openvino or onnxruntime")
     # A point network with blocks is not linear in what the encoder gives.
-    if options.device == "cuda" and not artifact.manifest.config.get("blocks", 0):
+    fusible = artifact.manifest.family == "bts" and not artifact.manifest.config.get("blocks", 0)
+    if options.device == "cuda" and fusible:
         return FusedTorch(artifact, options.device, options.precision)
     if options.precision not in ("auto", "float32"):
         raise ValueError(f"precision: got {options.precision}, expected float32 on the {options.device}")
@@ -92,7 +96,9 @@ class PlainTorch:
         return self._model.condition(View(normalised, self._k_norm, here))
 
     def _answer(self, field: FieldLike, asked: Query, values: Tensor) -> Tensor:
-        if isinstance(asked, PointQuery):
+        if isinstance(field, KynField):
+            return self._answer_of_set(field, asked, values)
+        if not isinstance(asked, RayQuery):
             return query(field, values[None])[0]
         directions = values.reshape(-1, 3)
         depth = [
@@ -100,6 +106,15 @@ class PlainTorch:
             for rays in directions.split(RAYS_AT_ONCE)
         ]
         return torch.cat(depth).view(values.shape[:2])
+
+    def _answer_of_set(self, field: KynField, asked: Query, values: Tensor) -> Tensor:
+        """Of a field whose points attend to each other: all of a query are one set, unless it says otherwise."""
+        if isinstance(asked, LabelQuery):
+            return field.label_at(project(self._k_norm, values[None]).uv)[0].to(torch.uint8)
+        if isinstance(asked, PointQuery):
+            return field.density(values[None], asked.points_per_call).sigma[0]
+        sigma = field.along_rays(values.reshape(1, -1, 3), self._z.view(1, 1, -1))
+        return surface_depth(composite(sigma, self._z), self._z).view(values.shape[:2])
 
     def _wait(self) -> None:
         if self._device.type == "cuda":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
-from artifacts import seeded_bts
+from artifacts import TINY, seeded_bts
 from torch import Tensor
 
 from kyn_models.artifact import KITTI360_CAMERA
@@ -26,6 +28,21 @@ def points() -> Tensor:
     """(1, 4000, 3) inside, beside and behind the view."""
     around = 2 * torch.rand(1, 4000, 3, generator=torch.Generator().manual_seed(2)) - 1
     return around * torch.tensor([20.0, 5.0, 40.0]) + torch.tensor([0.0, 0.0, 25.0])
+
+
+@torch.inference_mode()
+def test_the_code_can_hold_the_distance_as_published_for_realestate10k(view: View) -> None:
+    model, plain = seeded_bts(replace(TINY, code_depth="distance")), seeded_bts()
+    ahead, aside = torch.tensor([[[0.0, 0.0, 9.0]]]), torch.tensor([[[4.5, 0.0, 6.0]]])
+    assert torch.equal(model.condition(view)(ahead), plain.condition(view)(ahead))
+    # A point 7.5 m away has the code of that distance: what the plain code says at that depth in the same pixel.
+    assert torch.allclose(model.condition(view)(aside), plain.condition(view)(aside * 7.5 / 6.0), atol=1e-6)
+    directions, z = torch.tensor([[[0.0, 0.0, 1.0], [0.75, 0.0, 1.0]]]), torch.tensor([[[4.0, 6.0]]])
+    points = (directions.unsqueeze(2) * z.unsqueeze(-1)).flatten(1, 2)
+    along = model.condition(view).along_rays(directions, z).flatten(1, 2)
+    assert torch.allclose(along, model.condition(view)(points), atol=1e-5)
+    with pytest.raises(ValueError, match="code_depth distance, expected z; only torch"):
+        model.exportable()
 
 
 def test_gradients_reach_every_weight(view: View, points: Tensor) -> None:

@@ -131,7 +131,7 @@ def test_an_image_is_fused_from_what_is_seen_and_what_is_said(model: Kyn) -> Non
     language = functional.interpolate(encoded.language, size=(64, 128), mode="bilinear", align_corners=False)
     vision = model.encoder.vision_encoder(seen.image / 2 + 0.5)
     expected = model.encoder.fuser.fused_reg(torch.cat([vision, language], dim=1))
-    assert expected.shape == (2, 24, 64, 128) and language.std() > 0.1 and vision.std() > 0.1
+    assert expected.shape == (2, TINY_KYN.fused, 64, 128) and language.std() > 0.1 and vision.std() > 0.1
     torch.testing.assert_close(encoded.features, expected, rtol=1e-4, atol=1e-5)
     made = model.condition(seen)
     assert torch.equal(made.features, encoded.features) and torch.equal(made.labels, encoded.logits.argmax(1))
@@ -186,14 +186,14 @@ def test_gradients_flow_to_features_and_weights(model: Kyn) -> None:
 def test_an_artifact_holds_labels_and_their_features(tmp_path: Path) -> None:
     made = seeded_kyn()
     artifact = write_seeded_artifact(tmp_path / "kyn", made, half=False)
-    assert artifact.manifest.family == "kyn" and artifact.manifest.labels == PUBLISHED_LABELS[:6]
+    assert artifact.manifest.family == "kyn" and artifact.manifest.labels == PUBLISHED_LABELS[: TINY_KYN.label_count]
     again = load_model(artifact)
     assert isinstance(again, Kyn) and again.config == TINY_KYN
-    assert torch.equal(again.text_features, made.text_features) and again.text_features.std() > 0.5
+    assert torch.equal(again.text_features, made.text_features) and again.text_features.std() > 0.2
     with torch.inference_mode():
         torch.testing.assert_close(again.condition(view())(points()), made.condition(view())(points()))
     short = replace(artifact, manifest=replace(artifact.manifest, labels=("road",)))
-    with pytest.raises(ValueError, match="got 1 labels, expected 6 as the model has"):
+    with pytest.raises(ValueError, match=f"got 1 labels, expected {TINY_KYN.label_count} as the model has"):
         load_model(short)
 
 

@@ -156,7 +156,7 @@ def test_plain_sums_equal_the_compiled_decoder_for_sky_and_surface() -> None:
     )
     freqs = (1.5 * 2.0 ** np.arange(6)).astype(np.float32)
     constants = DecoderConstants(
-        0.3 * w_code, bias, 0.4 * w_out, -5.0, freqs, KITTI360_CAMERA.normalised(), z_near=3.0, z_far=80.0
+        0.3 * w_code, bias, freqs, KITTI360_CAMERA.normalised(), 3.0, 80.0, w_out=0.4 * w_out, b_out=-5.0
     )
     x, y = np.meshgrid(np.linspace(-1.2, 1.2, 97), np.linspace(-0.3, 0.3, 31))
     points = rng.uniform([-30, -2, 1], [30, 3, 90], (3000, 3)).astype(np.float32)

@@ -30,8 +30,8 @@ size, rng = (12, 40), np.random.default_rng(3)
 for hidden, rows, count in ((16, 7, 333), (13, 8, 32), (64, 1, 1)):
     draw = lambda *shape: rng.standard_normal(shape, dtype=np.float32)
     numbers = DecoderConstants(
-        0.3 * draw(hidden, 39), draw(hidden), 0.4 * draw(hidden), -3.0, (1.5 * 2.0 ** np.arange(6)).astype(np.float32),
-        KITTI360_CAMERA.normalised(), 3.0, 80.0,
+        0.3 * draw(hidden, 39), draw(hidden), (1.5 * 2.0 ** np.arange(6)).astype(np.float32),
+        KITTI360_CAMERA.normalised(), 3.0, 80.0, 0.4 * draw(hidden), -3.0,
     )
     decoder = TorchDecoder(numbers, size, torch.device("cpu"))
     features = torch.from_numpy(draw(size[0] * size[1], hidden))

@@ -1,0 +1,148 @@
+"""``kyn eval depth --layout kitti_raw --split FILE``: the published KITTI raw protocol, as table and CSV."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kyn_models import published_depth
+from kyn_models.artifact import Artifact
+from kyn_models.cli.eval import load_model, numbers, print_table, progress, write_csv
+from kyn_models.data.kitti_raw import KittiRaw
+from kyn_models.data.kitti_raw_split import KittiRawSplit
+from kyn_models.evaluate import DepthModel, mean_depth
+from kyn_models.metrics import DepthScores
+from kyn_models.published_depth import Crop, PublishedFrames, PublishedRow, Scaling
+from kyn_models.types import Float32Array, Intrinsics, Sample
+
+SCALINGS: dict[str, tuple[Scaling, ...]] = {"both": ("none", "median"), "off": ("none",), "only": ("median",)}
+FOCAL_TOLERANCE = 0.05
+"""The focal lengths of KITTI raw's five dates, as shares of the image size, are within 1 % of each other; KITTI-360's
+is 32 % off."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the published protocol; each of them chooses it where no split does."""
+    group = parser.add_argument_group("published KITTI raw protocol (the default with --layout kitti_raw --split)")
+    group.add_argument("--crop", choices=("garg", "none"), help="part of the image that counts (else garg)")
+    group.add_argument(
+        "--median-scaling", choices=tuple(SCALINGS), help="print scores without and with it, or one of the two"
+    )
+    group.add_argument(
+        "--rays",
+        choices=("auto", "published", "runtime"),
+        default="auto",
+        help="published: whole image resized, rays of the paper's evaluator, needs torch; runtime: what a robot gets, "
+        "image warped to the training camera (auto: published for models trained on such images)",
+    )
+    group.add_argument("--strict", action="store_true", help="a split line whose files are missing is an error")
+
+
+def wanted(args: argparse.Namespace) -> bool:
+    """Whether the arguments ask for this protocol. Raises ``ValueError`` for its options with another layout."""
+    options = {"--crop": args.crop, "--median-scaling": args.median_scaling, "--strict": args.strict}
+    given = [name for name, value in options.items() if value] + (["--rays"] if args.rays != "auto" else [])
+    if args.layout == "kitti_raw":
+        return bool(args.split or given)
+    if given:
+        raise ValueError(f"{given[0]}: got it with layout {args.layout}, expected --layout kitti_raw")
+    return False
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one row per scaling."""
+    frames, missing = _frames(args)
+    model, name, whole = _model(args, frames[0].observation.key.intrinsics)
+    crop: Crop = args.crop or "garg"
+    shown = (lambda index: frames[(index + len(frames) // 2) % len(frames)]) if args.other_images else None
+    scalings = SCALINGS[args.median_scaling or "both"]
+    rows = published_depth.evaluate_published(model, frames, crop, scalings, whole, shown, progress)
+    source = args.split.name if args.split else args.data.name
+    print(f"depth, {len(frames)} frames of {source}, published KITTI raw protocol: truth from the frame's scan,")
+    print(f"{'Garg crop' if crop == 'garg' else 'no crop'}, below 80 m, predictions limited to 1 mm .. 80 m")
+    if missing:
+        print(f"left out: {len(missing)} lines whose files are missing, the first: {missing[0]}")
+    _print(rows, scalings, name + (", images of other frames" if args.other_images else ""))
+    if args.csv:
+        header = ["frame", "scaling", "factor", *DepthScores._fields, "outside"]
+        write_csv(args.csv, header, ([row.frame, row.scaling, row.factor, *row.scores, row.outside] for row in rows))
+    return 0
+
+
+def _print(rows: Sequence[PublishedRow], scalings: Sequence[Scaling], name: str) -> None:
+    columns = [*DepthScores._fields[:7], "factor", "pixels", "Inf/NaN", "outside", "NaN frames"]
+    table = []
+    for scaling in scalings:
+        of_scaling = [row for row in rows if row.scaling == scaling]
+        mean, nothing = mean_depth(of_scaling)
+        factors = np.array([row.factor for row in of_scaling if row.scores.pixels])
+        factor = f"{factors.mean():.3f}" if factors.size else "nan"
+        counts = map(str, (mean.pixels, mean.capped, sum(row.outside for row in of_scaling), nothing))
+        label = "scaled by the median" if scaling == "median" else "as it is"
+        table.append((label, [*numbers(mean[:7]), factor, *counts]))
+    print(name)
+    print_table(columns, table)
+    print("sq_rel and rmse in metres; factor: mean of the medians' ratio; Inf/NaN: predictions scored as 80 m;")
+    print("outside: pixels that the model's image does not show, left out; NaN frames: without a pixel of truth")
+
+
+def _model(args: argparse.Namespace, source: Intrinsics) -> tuple[DepthModel, str, bool]:
+    """The model, how to call it, and whether its depth is of the whole image."""
+    prior = args.model.suffix == ".npz"
+    if prior and args.rays == "published":
+        raise ValueError(f"--rays: got published for the prior {args.model}, expected runtime: it renders no rays")
+    if not prior and args.rays != "runtime":
+        artifact = Artifact.load(args.model)
+        if args.rays == "published" or same_kind(artifact.manifest.camera.source, source):
+            from kyn_models.published_rays import PublishedRays
+
+            rays = PublishedRays(artifact)
+            return rays, f"{artifact.name}, image resized to {rays.width}x{rays.height}, rays as published", True
+    model, name = load_model(args.model, args.runtime, args.precision)
+    return model, name if prior else f"{name}, image warped to the training camera", False
+
+
+def same_kind(training: Intrinsics, camera: Intrinsics) -> bool:
+    """Whether images of ``camera``, resized, look to a network like those it was trained with."""
+    ratios = np.diag(training.normalised())[:2] / np.diag(camera.normalised())[:2]
+    return bool((np.abs(ratios - 1) < FOCAL_TOLERANCE).all())
+
+
+class _Chosen:
+    """Some of the frames."""
+
+    def __init__(self, frames: KittiRawSplit | KittiRaw, indices: Sequence[int]) -> None:
+        self._frames, self._indices = frames, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._frames[self._indices[index]]
+
+    def published_depth(self, index: int) -> Float32Array:
+        return self._frames.published_depth(self._indices[index])
+
+
+def _frames(args: argparse.Namespace) -> tuple[PublishedFrames, tuple[str, ...]]:
+    """The chosen frames, and a sentence for every split line that is left out."""
+    frames: KittiRawSplit | KittiRaw
+    if args.split:
+        frames = KittiRawSplit(args.data, args.split, strict=args.strict)
+        named, missing = [(line.drive, line.frame) for line in frames.lines], frames.missing
+    else:
+        frames = KittiRaw(args.data, args.drive)
+        named, missing = [(frames.drive, frame) for frame in frames.frames], ()
+    first = -1 if args.start is None else args.start
+    last = float("inf") if args.stop is None else args.stop
+    indices = [
+        index
+        for index, (drive, frame) in enumerate(named)
+        if first <= frame <= last and args.drive in (None, drive, Path(drive).name)
+    ][:: args.every]
+    if not indices:
+        raise ValueError(f"{args.data}: got {len(named)} frames, none of which was chosen, expected at least one")
+    return _Chosen(frames, indices), missing

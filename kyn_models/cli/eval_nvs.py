@@ -1,0 +1,173 @@
+"""``kyn eval nvs``: PSNR, SSIM and LPIPS of second views, as a table and per frame as CSV."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from kyn_models import evaluate_nvs
+from kyn_models.artifact import Artifact, default_artifact
+from kyn_models.cli import eval as shared
+from kyn_models.data.kitti360 import Kitti360
+from kyn_models.data.splits import read_split
+from kyn_models.predictor import Predictor
+from kyn_models.runtimes import NAMES
+from kyn_models.runtimes.queries import PRECISIONS
+from kyn_models.types import Sample
+
+OPTIONS = {
+    "kitti360": evaluate_nvs.NvsOptions(640, 192),
+    "kitti_raw": evaluate_nvs.NvsOptions(384, 128),
+    "streets": evaluate_nvs.NvsOptions(640, 192),
+}
+"""Published size and samples of each data set."""
+HELD_OUT_SEED = 910_000
+
+
+class Samples(Protocol):
+    """Samples that are read when asked for; the first view of each is the one to be synthesised."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, metavar="DIR", help="data set folder in official layout (not for streets)")
+    parser.add_argument("--layout", choices=tuple(OPTIONS), default="kitti360", help="data set (else kitti360)")
+    parser.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
+    parser.add_argument("--drive", help="drive, where DIR holds several")
+    parser.add_argument("--camera", choices=("00", "01"), default="00", help="KITTI-360 camera that the model gets")
+    parser.add_argument("--split", type=Path, metavar="FILE", help="published frame list")
+    parser.add_argument("--poses", type=Path, metavar="DIR", help="KITTI raw: <date>/<drive>.txt (else from oxts)")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th frame")
+    parser.add_argument(
+        "--offset",
+        type=int,
+        metavar="N",
+        help="the view N frames later by the same camera (else the stereo partner)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=HELD_OUT_SEED, help=f"streets: first seed (else {HELD_OUT_SEED}, never trained on)"
+    )
+    parser.add_argument(
+        "--frames", type=int, default=20, metavar="N", help="streets: how many, one per street (else 20)"
+    )
+    parser.add_argument("--size", metavar="WxH", help="compare pictures of that size (else as published)")
+    parser.add_argument("--samples", type=int, metavar="N", help="samples per ray (else as published)")
+    parser.add_argument("--lpips", type=Path, metavar="FILE", help="learned weights of LPIPS 0.1, alex.pth or vgg.pth")
+    parser.add_argument(
+        "--lpips-backbone", type=Path, metavar="FILE", help="torchvision's AlexNet or VGG-16 weights for it"
+    )
+    parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of its convolutions (else auto)")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the scores of each frame")
+
+
+def run(args: argparse.Namespace) -> int:
+    shared.check_common(args)
+    options = options_of(args)
+    samples = samples_of(args)
+    distance = _lpips(args)
+    artifact = Artifact.load(args.model)
+    predictor = Predictor(artifact, args.runtime, precision=args.precision)
+    name = f"{artifact.name} on {predictor.runtime_name} {predictor.precision}"
+    models: dict[str, evaluate_nvs.ViewModel] = {name: evaluate_nvs.PredictorViews(predictor)}
+    if args.layout == "streets":
+        models["true depth of the input"] = evaluate_nvs.TrueDepthViews()
+    models["the input, not moved"] = evaluate_nvs.UnmovedViews()
+    chosen = range(0, len(samples), args.every)
+    read: Iterator[Sample] = (samples[index] for index in chosen)
+    rows = evaluate_nvs.evaluate_nvs(models, read, options, distance, len(chosen), shared.progress)
+    print(f"novel views, {len(chosen)} frames at {options.width}x{options.height}, 5 % left out at each edge")
+    table = []
+    for answer in models:
+        scores = evaluate_nvs.mean_nvs(rows, answer)
+        lpips = f"{scores.lpips:.4f}" if distance else "not computed"
+        table.append((answer, [f"{scores.psnr:.3f}", f"{scores.ssim:.4f}", lpips]))
+    shared.print_table(["PSNR", "SSIM", "LPIPS"], table)
+    print("PSNR in dB; SSIM in windows of 7x7; LPIPS needs weight files, see --lpips")
+    if args.csv:
+        header = ["frame", "answer", *evaluate_nvs.NvsScores._fields]
+        shared.write_csv(args.csv, header, ([row.frame, row.answer, *row.scores] for row in rows))
+    return 0
+
+
+def options_of(args: argparse.Namespace) -> evaluate_nvs.NvsOptions:
+    """The published options of the data set, changed as asked for. Raises ``ValueError``."""
+    options = OPTIONS[args.layout]
+    if args.samples is not None:
+        if args.samples < 2:
+            raise ValueError(f"--samples: got {args.samples}, expected at least 2")
+        options = replace(options, samples=args.samples)
+    if args.size is not None:
+        words = args.size.lower().split("x")
+        if len(words) != 2 or not all(word.isdecimal() for word in words):
+            raise ValueError(f"--size: got {args.size}, expected WIDTHxHEIGHT, for example 640x192")
+        options = replace(options, width=int(words[0]), height=int(words[1]))
+    return options
+
+
+def samples_of(args: argparse.Namespace) -> Samples:
+    """The frames of the chosen data set, each with the view to be synthesised. Raises as the readers do."""
+    if args.layout == "streets":
+        return _streets(args)
+    if args.data is None:
+        raise ValueError(f"--data: got none, expected the folder of {args.layout}")
+    return _kitti_raw(args) if args.layout == "kitti_raw" else _kitti360(args)
+
+
+def _streets(args: argparse.Namespace) -> Samples:
+    from kyn_models.data.streets import Streets, StreetsOptions
+
+    if args.frames < 1:
+        raise ValueError(f"--frames: got {args.frames}, expected at least 1")
+    view = ("01", 0) if args.offset is None else ("00", args.offset)
+    return Streets(StreetsOptions(args.frames, frames_per_street=1, first_seed=args.seed, views=(view,)))
+
+
+def _kitti360(args: argparse.Namespace) -> Samples:
+    def view(camera: str) -> tuple[tuple[str, int], ...]:
+        partner = "01" if camera == "00" else "00"
+        return ((partner, 0) if args.offset is None else (camera, args.offset),)
+
+    if args.split is None:
+        return Kitti360(args.data, args.drive, args.camera, views=view(args.camera))
+    keys = dict.fromkeys((line.drive, line.camera) for line in read_split(args.split))
+    return Joined([Kitti360(args.data, d, c, split=args.split, views=view(c)) for d, c in keys])
+
+
+def _kitti_raw(args: argparse.Namespace) -> Samples:
+    from kyn_models.data.kitti_raw_split import KittiRawSplit
+
+    if args.split is None:
+        raise ValueError("--split: got none, expected a frame list of KITTI raw (published: Tulsiani's test_files.txt)")
+    view = ("other", 0) if args.offset is None else ("same", args.offset)
+    return KittiRawSplit(args.data, args.split, args.poses, views=(view,), depth=False)
+
+
+class Joined:
+    """Several readers as one."""
+
+    def __init__(self, readers: Sequence[Samples]) -> None:
+        self._places = [(reader, index) for reader in readers for index in range(len(reader))]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Sample:
+        reader, place = self._places[index]
+        return reader[place]
+
+
+def _lpips(args: argparse.Namespace) -> Callable | None:
+    if args.lpips is None:
+        if args.lpips_backbone is not None:
+            raise ValueError("--lpips-backbone: got no --lpips, expected the file of the learned weights as well")
+        return None
+    from kyn_models.networks.lpips import load_lpips
+
+    return load_lpips(args.lpips, args.lpips_backbone).distance

@@ -1,0 +1,207 @@
+"""Scores of second views: metrics against scikit-image, true depth on a street, the published protocol, the command."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_drive as tiny
+
+pytest.importorskip("numba")
+
+from kyn_models import evaluate_nvs
+from kyn_models.cli import main
+from kyn_models.data.streets import Streets, StreetsOptions
+from kyn_models.evaluate_nvs import NvsOptions, TrueDepthViews, UnmovedViews, inner
+from kyn_models.image_metrics import psnr, ssim
+from kyn_models.novel_view import Scene, Source, pixel_rays, render
+from kyn_models.types import Intrinsics, Observation, PosedFrame, Sample
+
+SMALL = NvsOptions(320, 96, samples=192)
+
+
+@pytest.fixture(scope="module")
+def street() -> Sample:
+    return Streets(StreetsOptions(1, 1, first_seed=910_000, width=320, height=96))[0]
+
+
+def test_metrics_are_those_of_scikit_image():
+    metrics = pytest.importorskip("skimage.metrics")
+    rng = np.random.default_rng(0)
+    a = rng.random((61, 83, 3), np.float32)
+    for b in (np.clip(a + rng.normal(0, 0.1, a.shape), 0, 1).astype(np.float32), np.roll(a, 1, axis=1), 1 - a):
+        assert psnr(a, b) == pytest.approx(metrics.peak_signal_noise_ratio(a, b, data_range=1), rel=1e-5)
+        expected = metrics.structural_similarity(a, b, data_range=1, channel_axis=2)
+        assert ssim(a, b) == pytest.approx(expected, abs=1e-5)
+    assert psnr(a, a) == math.inf and ssim(a, a) == pytest.approx(1)
+
+
+def test_metrics_refuse_what_they_cannot_compare():
+    a = np.zeros((20, 30, 3))
+    with pytest.raises(ValueError, match="expected one shape"):
+        psnr(a, a[:-1])
+    with pytest.raises(ValueError, match="got 30x5 pixels, expected at least 7"):
+        ssim(a[:5], a[:5])
+
+
+def test_true_depth_gives_the_stereo_partner_and_a_wrong_pose_does_not(street: Sample):
+    key, partner = street.observation.key, street.views[0]
+    field = evaluate_nvs.depth_field(street.depth_m, key.intrinsics)
+    scene = Scene(field, (Source.of(key, key),), outside="continued")
+    rays = pixel_rays(partner.intrinsics, 2.0, 200.0)
+
+    def score(world_from_camera: np.ndarray) -> float:
+        """PSNR of the 93 % of pixels that fit best: the others show what the key camera does not see."""
+        pose = np.linalg.inv(key.world_from_camera) @ world_from_camera
+        shown = inner(render(scene, rays, pose, 192).colours)
+        error = np.sort(((shown - inner(partner.image / 255)) ** 2).mean(axis=-1).ravel())
+        return float(-10 * np.log10(error[: int(0.93 * error.size)].mean()))
+
+    before = score(partner.world_from_camera)
+    assert before > 30
+    for metres, fall in ((0.1, 4), (0.3, 1), (0.6, 0)):
+        pose = partner.world_from_camera.copy()
+        pose[:3, 3] += metres * pose[:3, 0]
+        wrong = score(pose)
+        assert wrong < before - fall, metres
+        before = wrong
+
+
+def test_true_depth_beats_the_input_not_moved_by_the_published_protocol(street: Sample):
+    truth = inner(SMALL.picture(street.views[0]))
+    moved, unmoved = (psnr(inner(model.view(street, SMALL)), truth) for model in (TrueDepthViews(), UnmovedViews()))
+    assert moved > 19 and moved > unmoved + 4
+
+
+def test_a_frontal_wall_is_rendered_but_for_the_published_half_pixel():
+    """A wall 10 m ahead, seen from 1 m to the right: a shift by fx / 10 pixels, no holes."""
+    rng = np.random.default_rng(0)
+    coarse = rng.random((7, 20, 3)).astype(np.float32)
+    import cv2
+
+    wall = cv2.resize(coarse, (360, 96), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    image = np.rint(255 * wall).astype(np.uint8)
+    camera = Intrinsics(200.0, 200.0, 160.0, 48.0, 320, 96)
+    pose = np.eye(4)
+    pose[0, 3] = 1.0
+    key, target = image[:, :320], image[:, 20:340]
+    sample = Sample(
+        "wall",
+        Observation((PosedFrame(np.ascontiguousarray(key), camera, 0, np.eye(4)),), np.eye(4)),
+        (PosedFrame(np.ascontiguousarray(target), camera, 0, pose),),
+        np.full((96, 320), 10.0, np.float32),
+    )
+    options = NvsOptions(320, 96, samples=512)
+    shown = inner(TrueDepthViews().view(sample, options))[:, :-30]
+    truth = inner(options.picture(sample.views[0]))[:, :-30]
+    assert psnr(shown, truth) > 40
+    assert psnr(inner(options.picture(sample.observation.key))[:, :-30], truth) < 25
+
+
+def test_the_border_is_cut_as_published():
+    picture = np.zeros((128, 384, 3))
+    # ceil(6.4) to floor(121.6), ceil(19.2) to floor(364.8)
+    assert inner(picture).shape == (114, 344, 3)
+    marked = np.arange(128 * 384).reshape(128, 384, 1)
+    assert inner(marked)[0, 0, 0] == 7 * 384 + 20 and inner(marked)[-1, -1, 0] == 120 * 384 + 363
+
+
+def test_rows_means_and_a_distance(street: Sample):
+    asked = []
+
+    def distance(a: np.ndarray, b: np.ndarray) -> float:
+        asked.append((a.shape, b.shape))
+        return float(np.abs(a - b).mean())
+
+    options = NvsOptions(64, 32, samples=16)
+    models = {"depth": TrueDepthViews(), "same": UnmovedViews()}
+    rows = evaluate_nvs.evaluate_nvs(models, [street, street], options, distance)
+    assert [row.answer for row in rows] == ["depth", "same"] * 2 and len(asked) == 4
+    mean = evaluate_nvs.mean_nvs(rows, "same")
+    assert mean.psnr == pytest.approx(rows[1].scores.psnr) and mean.lpips == pytest.approx(rows[1].scores.lpips)
+    without = evaluate_nvs.evaluate_nvs(models, [street], options)
+    assert all(math.isnan(row.scores.lpips) for row in without)
+
+
+def test_samples_without_a_posed_view_are_named(street: Sample):
+    for broken, words in (
+        (replace(street, views=()), "got no further view"),
+        (replace(street, views=(replace(street.views[0], world_from_camera=None),)), "got a view without a pose"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            evaluate_nvs.evaluate_nvs({"same": UnmovedViews()}, [broken], SMALL)
+    with pytest.raises(ValueError, match="got no depth_m"):
+        TrueDepthViews().view(replace(street, depth_m=None), SMALL)
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Path:
+    return tiny.write_drive(tmp_path / "kitti360", frames=range(5, 8), cameras=("00", "01"))
+
+
+def test_the_command_on_a_stereo_drive(drive, tiny_artifact, tmp_path, capsys):
+    table = tmp_path / "scores.csv"
+    common = ["eval", "nvs", "--data", str(drive), "--model", str(tiny_artifact), "--size", "64x24", "--samples", "8"]
+    assert main([*common, "--csv", str(table)]) == 0
+    said = capsys.readouterr().out
+    assert "3 frames at 64x24" in said and said.count("not computed") == 2 and "the input, not moved" in said
+    rows = list(csv.DictReader(table.open()))
+    assert len(rows) == 6 and rows[0]["lpips"] == "nan" and float(rows[1]["psnr"]) > 5
+    # One frame later by the same camera: two frames have one.
+    assert main([*common, "--offset", "1"]) == 0
+    assert "2 frames" in capsys.readouterr().out
+    split = tmp_path / "split.txt"
+    split.write_text(f"{tiny.DRIVE} 6 l\n{tiny.DRIVE} 5 r\n{tiny.DRIVE} 7 l\n")
+    assert main([*common, "--split", str(split)]) == 0
+    assert "3 frames" in capsys.readouterr().out
+
+
+def test_the_command_on_kitti_raw_with_the_stereo_partner(tiny_artifact, tmp_path, capsys, shared_data):
+    drive = "2011_09_26/2011_09_26_drive_0048_sync"
+    poses = tmp_path / f"{drive}.txt"
+    poses.parent.mkdir()
+    poses.write_text("1 0 0 0 0 1 0 0 0 0 1 0\n" * 3)
+    split = tmp_path / "split.txt"
+    split.write_text(f"{drive} 0000000000 l\n{drive} 0000000002 r\n")
+    arguments = ["--layout", "kitti_raw", "--data", str(shared_data / "kitti_raw"), "--split", str(split)]
+    arguments += ["--poses", str(tmp_path), "--model", str(tiny_artifact), "--samples", "8"]
+    assert main(["eval", "nvs", *arguments]) == 0
+    assert "2 frames at 384x128" in capsys.readouterr().out
+
+
+def test_the_command_with_lpips_on_streets(tiny_artifact, tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    from kyn_models.networks.lpips import Lpips
+
+    torch.save(Lpips("alex").state_dict(), tmp_path / "whole.pth")
+    common = ["eval", "nvs", "--layout", "streets", "--frames", "1", "--model", str(tiny_artifact), "--size", "80x48"]
+    assert main([*common, "--samples", "8", "--lpips", str(tmp_path / "whole.pth")]) == 0
+    said = capsys.readouterr().out
+    assert "true depth of the input" in said and "not computed" not in said
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], "--data: got none, expected the folder of kitti360"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--data", "{drive}", "--size", "64"], "--size: got 64, expected WIDTHxHEIGHT"),
+        (["--data", "{drive}", "--size", "8x8"], "size: got 8x8, expected at least 16x16"),
+        (["--data", "{drive}", "--samples", "1"], "--samples: got 1, expected at least 2"),
+        (["--data", "{drive}", "--every", "0"], "--every: got 0"),
+        (["--data", "{drive}", "--offset", "9"], "none has a pose"),
+        (["--data", "{drive}", "--layout", "kitti_raw"], "--split: got none, expected a frame list"),
+        (["--layout", "streets", "--frames", "0"], "--frames: got 0"),
+        (["--data", "{drive}", "--lpips", "nowhere.pth"], "nowhere.pth"),
+        (["--data", "{drive}", "--lpips-backbone", "nowhere.pth"], "--lpips-backbone: got no --lpips"),
+    ],
+)
+def test_user_errors_are_one_sentence(drive, tiny_artifact, capsys, arguments, words):
+    arguments = [word.format(drive=drive) for word in arguments]
+    assert main(["eval", "nvs", *arguments, "--model", str(tiny_artifact)]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
