@@ -53,9 +53,14 @@ def composite(sigma: Tensor, z: Tensor, hard_last: bool = True) -> Composite:
 
 
 def query(field: FieldLike, points: Tensor, chunk: int = 1 << 16) -> Tensor:
-    """(B, N) density of (B, N, 3) points, in chunks; the split does not change the answer."""
+    """(B, N) density of (B, N, 3) points, in chunks; the split does not change the answer.
+
+    A field that says ``one_set`` is asked once: its points count for each other, and it bounds its memory itself.
+    """
     if points.shape[1] == 0:
         return points.new_zeros(points.shape[:2])
+    if getattr(field, "one_set", False):
+        return field(points)
     return torch.cat([field(part) for part in points.split(chunk, dim=1)], dim=1)
 
 

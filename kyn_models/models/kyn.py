@@ -7,7 +7,7 @@ set, and the density of a point depends on the set. It does not depend on how th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,23 @@ from kyn_models.networks.modulation import ModulatedMLP
 from kyn_models.networks.monodepth2 import Monodepth2
 from kyn_models.networks.point_mlp import PositionalCode
 from kyn_models.runtimes.kyn_constants import TIE_PX
+
+PUBLISHED_LABELS = (
+    *("ground", "road", "person", "rider", "car", "truck", "bus", "train", "bicycle", "sidewalk", "parking"),
+    *(
+        "railtrack",
+        "building",
+        "wall",
+        "fence",
+        "bridge",
+        "pole",
+        "trafficlight",
+        "trafficsign",
+        "vegetation",
+        "others",
+    ),
+)
+"""What the authors trained and measured with; any other words will do."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +57,15 @@ class KynConfig:
     hidden: int = 128
     heads: int = 4
     head_channels: int = 32
-    label_count: int = 21
+    label_count: int = len(PUBLISHED_LABELS)
     frequencies: int = 6
     frequency_factor: float = 1.5
     z_near: float = 3.0
     z_far: float = 80.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.label_count <= 255:
+            raise ValueError(f"label_count: got {self.label_count}, expected 1 to 255; volumes store a label as a byte")
 
 
 @dataclass(frozen=True)
@@ -54,6 +75,9 @@ class KynField:
     features: (B, fused, h, w) of the view's image; labels: (B, H, W) int64, the label of each pixel;
     modulation: (L, hidden) of the labels; code and mlp: the parts of the model that answer at a point.
     """
+
+    one_set: ClassVar[bool] = True
+    """All points of a call count for each other: to split them changes the answer (see ``render.query``)."""
 
     features: Tensor
     labels: Tensor
@@ -208,10 +232,16 @@ class Kyn(nn.Module):
         )
         self.register_buffer("text_features", torch.zeros(config.label_count, config.lseg.out))
 
-    def condition(self, view: View) -> KynField:
-        """Encode one view; the field it gives answers in that view's world."""
-        encoded = self.encoder(view.image, self.text_features)
-        return self.field(encoded.features, encoded.logits.argmax(dim=1), view.k_norm, view.camera_from_world)
+    def condition(self, view: View, flip: bool = False) -> KynField:
+        """Encode one view; the field it gives answers in that view's world.
+
+        flip: encode the mirror image and mirror features and labels back (augmentation in training, as published).
+        """
+        encoded = self.encoder(view.image.flip(-1) if flip else view.image, self.text_features)
+        features, labels = encoded.features, encoded.logits.argmax(dim=1)
+        if flip:
+            features, labels = features.flip(-1), labels.flip(-1)
+        return self.field(features, labels, view.k_norm, view.camera_from_world)
 
     def exportable(self) -> tuple[KynMaps, dict[str, Tensor]]:
         """The model in two exact pieces for robots: an image network, and the constants of what follows at a point.

@@ -31,7 +31,8 @@ def load_model(artifact: Artifact) -> nn.Module:
     """The model of an artifact in evaluation mode, float32 on the CPU, with exactly the stored weights.
 
     Weights stored as float16 are widened. Raises ``FileNotFoundError`` if the artifact has no weights, ``ValueError``
-    for an unknown family, a damaged file, or weights that are not those of the model.
+    for an unknown family, a damaged file, weights that are not those of the model, or labels that are not as many as
+    the model knows.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -48,14 +49,19 @@ def load_model(artifact: Artifact) -> nn.Module:
     for name, value in weights.items():
         weights[name] = value.to(own[name].dtype) if name in own else value
     fill(model, weights, str(path), take_over=True)
+    count, labels = getattr(model.config, "label_count", None), artifact.manifest.labels
+    if count is not None and len(labels) != count:
+        raise ValueError(
+            f"{artifact.path}: got {len(labels)} labels, expected {count} as the model has; import the model again"
+        )
     return model.eval()
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str, take_over: bool = False) -> None:
     """Load ``weights`` into ``model``: every tensor of the model, nothing else, each of its own shape.
 
-    take_over: the model gets these tensors instead of copies. Raises ``ValueError`` that names what is missing, extra or
-    misshapen.
+    take_over: the model gets these tensors instead of copies. Raises ``ValueError`` that names what is missing, extra
+    or misshapen.
     """
     own = model.state_dict()
     shapes = [
