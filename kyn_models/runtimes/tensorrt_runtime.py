@@ -37,8 +37,13 @@ def load(artifact: Artifact, options: LoadOptions) -> TensorRT:
 
     Raises ``NoDevice``, ``ImportError`` without the library, ``FileNotFoundError`` for an artifact without the graph,
     ``RuntimeError`` for a library of a wrong version, an engine that cannot be built, or a GPU that fails,
-    ``ValueError`` for a precision it lacks or a damaged file.
+    ``ValueError`` for a family without such a graph, a precision it lacks or a damaged file.
     """
+    if artifact.manifest.family != "bts":
+        raise ValueError(
+            f"{artifact.path}: got a model of family {artifact.manifest.family!r}, expected bts, which TensorRT runs; "
+            "use runtime torch, openvino or onnxruntime"
+        )
     precision = "float16" if options.precision == "auto" else options.precision
     if precision not in ENGINES:
         raise ValueError(f"precision: got {precision}, expected {' or '.join(ENGINES)} with TensorRT")
