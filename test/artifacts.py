@@ -52,9 +52,9 @@ def write_seeded_artifact(
     return seeded.write_seeded_artifact(path, model or seeded_bts(), half, width, height)
 
 
-def write_tiny_kyn(path: Path, width: int = 160, height: int = 64) -> Artifact:
-    """The same of Know Your Neighbors."""
-    write_seeded_artifact(path, seeded_kyn(), width=width, height=height)
+def write_tiny_kyn(path: Path, width: int = 160, height: int = 64, lin_out_bias: float = -2.0) -> Artifact:
+    """The same of Know Your Neighbors. lin_out_bias: at -0.8 some cells are occupied and some free."""
+    write_seeded_artifact(path, seeded_kyn(lin_out_bias=lin_out_bias), width=width, height=height)
     return export(path)[0]
 
 

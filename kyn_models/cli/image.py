@@ -126,7 +126,7 @@ def write_results(
         "overview.png": views.frame_picture(prediction, title, seen),
     }
     if prediction.labels is not None:
-        pictures[LABELS] = views.labels_picture(prediction)
+        pictures[LABELS] = views.labels_picture(prediction, seen)
     for name, picture in pictures.items():
         write_picture(out / name, picture)
     np.save(out / "depth_m.npy", prediction.depth_m)

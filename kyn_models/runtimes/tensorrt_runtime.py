@@ -28,6 +28,8 @@ RAYS, POINTS = 30720, 458752
 """Sizes where nothing is known: 96 x 320 rays, and the default grid of 400,000 cells, rounded up."""
 
 POINTS_STEP = 1 << 16
+FAMILY = "bts"
+"""The family whose models are exported as engines."""
 RECIPE = 1
 """Counted up when engines are built in another way from the same graph."""
 
@@ -37,11 +39,11 @@ def load(artifact: Artifact, options: LoadOptions) -> TensorRT:
 
     Raises ``NoDevice``, ``ImportError`` without the library, ``FileNotFoundError`` for an artifact without the graph,
     ``RuntimeError`` for a library of a wrong version, an engine that cannot be built, or a GPU that fails,
-    ``ValueError`` for a family without such a graph, a precision it lacks or a damaged file.
+    ``ValueError`` for a family or precision it lacks or a damaged file.
     """
-    if artifact.manifest.family != "bts":
+    if artifact.manifest.family != FAMILY:
         raise ValueError(
-            f"{artifact.path}: got a model of family {artifact.manifest.family!r}, expected bts, which TensorRT runs; "
+            f"{artifact.path}: got a model of family {artifact.manifest.family!r}, expected {FAMILY!r} with TensorRT; "
             "use runtime torch, openvino or onnxruntime"
         )
     precision = "float16" if options.precision == "auto" else options.precision
