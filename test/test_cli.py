@@ -27,6 +27,7 @@ MISSING_PATH = {
     "image": ["nowhere.png"],
     "voxels": ["--data", "nowhere", "--split", "nowhere.txt", "--out", "out", "--model", "{model}"],
     "synth": ["file/below/a/file"],
+    "prepare": ["kitti360", "--data", "nowhere"],
     "import": ["bts", "nowhere.pth", "out"],
     "export": ["nowhere"],
     "engine": ["build", "nowhere"],

@@ -20,8 +20,9 @@ import tiny_drive as tiny
 
 from kyn_models.cli import main
 from kyn_models.data.kitti360 import Kitti360
-from kyn_models.data.kitti360_prepare import Made, PrepareOptions, is_whole, plan, prepare
+from kyn_models.data.kitti360_prepare import PrepareOptions, is_whole, plan, prepare
 from kyn_models.data.mei_camera import mei_text
+from kyn_models.data.prepare_pool import Made
 from kyn_models.data.street_sensors import CAM_TO_POSE, FISHEYES
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import signal
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from kyn_models.cli import interrupt
-
-if TYPE_CHECKING:
-    from kyn_models.data.kitti360_prepare import Made
+from kyn_models.cli.prepare import processes, progress, rows_columns, to_be_continued
 
 _NUMBER = r"-?\d+(?:\.\d+)?"
-_QUIET_S = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,11 +37,9 @@ def run(args: argparse.Namespace) -> int:
     from kyn_models.data.kitti360_prepare import PrepareOptions, copy_small_files, plan, prepare
     from kyn_models.data.splits import drives_of
 
-    workers = len(os.sched_getaffinity(0)) if args.workers is None else args.workers
-    if workers < 1:
-        raise ValueError(f"--workers: got {args.workers}, expected at least 1")
+    workers = processes(args.workers)
     options = PrepareOptions(
-        size=_size(args.size),
+        size=rows_columns(args.size),
         cameras=tuple(dict.fromkeys(args.cameras.split(","))),
         rotations=tuple(dict.fromkeys(_rotation(text) for text in args.rotations.split(","))),
         drives=tuple(dict.fromkeys(args.drives.split(","))) if args.drives else None,
@@ -64,15 +53,8 @@ def run(args: argparse.Namespace) -> int:
     if out.resolve() != args.data.resolve():
         copy_small_files(args.data, out, options.drives or drives_of(args.data))
     started = time.perf_counter()
-    handler = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        made = prepare(work, workers, args.strict, _progress(len(work)))
-    except BaseException as error:
-        if isinstance(error, (KeyboardInterrupt, OSError)):
-            print("not finished: what is written is whole, the same command goes on with it", file=sys.stderr)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    with to_be_continued():
+        made = prepare(work, workers, args.strict, progress(len(work)))
     seconds = time.perf_counter() - started
     print(
         f"{made.written} images made in {seconds:.1f} s ({made.written / seconds:.1f} images/s), {made.kept} were "
@@ -81,38 +63,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not found:
-        raise ValueError(f"--size: got {text!r}, expected rows x columns like 192x640")
-    return int(found[1]), int(found[2])
-
-
 def _rotation(text: str) -> tuple[float, float]:
     found = re.fullmatch(rf"({_NUMBER})x({_NUMBER})", text)
     if not found:
         raise ValueError(f"--rotations: got {text!r}, expected yaw and pitch in degrees like 0x-15")
     return float(found[1]), float(found[2])
-
-
-def _progress(total: int) -> Callable[[Made], None]:
-    """Names images that cannot be read, and says how far it is: all the time on a terminal, else now and then."""
-    started = said = time.perf_counter()
-    named = 0
-
-    def show(made: Made) -> None:
-        nonlocal said, named
-        for fault in made.faults[named:]:
-            print(f"{fault} (left out)", file=sys.stderr)
-        named = len(made.faults)
-        now, done = time.perf_counter(), made.written + made.kept + named
-        rate = made.written / (now - started)
-        left = (total - done) / max(done / (now - started), 1e-9)
-        text = f"{done} of {total} images, {rate:.1f} images/s, about {left:.0f} s left"
-        if sys.stderr.isatty():
-            print(f"\r{text}   ", end="\n" if done == total else "", file=sys.stderr, flush=True)
-        elif now - said > _QUIET_S:
-            said = now
-            print(text, file=sys.stderr, flush=True)
-
-    return show

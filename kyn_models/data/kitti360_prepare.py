@@ -9,19 +9,11 @@ any way is continued by the next one.
 from __future__ import annotations
 
 import os
-import shutil
-import signal
 import struct
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -42,11 +34,11 @@ from kyn_models.data.kitti360_cameras import (
     read_source,
 )
 from kyn_models.data.mei_camera import MeiCamera, read_mei, rectifying_map
+from kyn_models.data.prepare_pool import BATCH, Made, make_all
 from kyn_models.data.splits import drives_of, read_split
+from kyn_models.data.whole_files import copy_file, write_image
 from kyn_models.image_file import PNG_SIGNATURE, read_rgb
 from kyn_models.types import Intrinsics, UInt8Array
-
-_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -103,18 +95,6 @@ class Plan:
         return sum(len(shots) for shots in self.shots.values())
 
 
-@dataclass(frozen=True)
-class Made:
-    """Official images whose files were written, and were there before; what was wrong with the others."""
-
-    written: int = 0
-    kept: int = 0
-    faults: tuple[str, ...] = ()
-
-    def __add__(self, other: Made) -> Made:
-        return Made(self.written + other.written, self.kept + other.kept, self.faults + other.faults)
-
-
 def plan(data: Path, out: Path, options: PrepareOptions) -> Plan:
     """What is to be made of the images below ``data``, in the same layout below ``out``. Writes nothing.
 
@@ -159,18 +139,11 @@ def prepare(
     for folder in {target.parent for shots in work.shots.values() for shot in shots for target in shot.targets}:
         folder.mkdir(parents=True, exist_ok=True)
     batches = (
-        (work.recipes[camera], shots[start : start + _BATCH])
+        (work.recipes[camera], shots[start : start + BATCH])
         for camera, shots in work.shots.items()
-        for start in range(0, len(shots), _BATCH)
+        for start in range(0, len(shots), BATCH)
     )
-    total = Made()
-    with closing(_results(batches, workers)) as results:
-        for made in results:
-            total += made
-            progress(total)
-            if strict and total.faults:
-                raise ValueError(total.faults[0])
-    return total
+    return make_all(_make, batches, workers, strict, progress)
 
 
 def copy_small_files(data: Path, out: Path, drives: Sequence[str]) -> None:
@@ -179,11 +152,7 @@ def copy_small_files(data: Path, out: Path, drives: Sequence[str]) -> None:
     for drive in drives:
         patterns += [f"data_poses/{drive}/*.txt", f"data_2d_raw/{drive}/image_*/timestamps.txt"]
     for path in (path for pattern in patterns for path in sorted(data.glob(pattern))):
-        target = out / path.relative_to(data)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + ".part")
-        shutil.copyfile(path, part)
-        os.replace(part, target)
+        copy_file(path, out / path.relative_to(data))
 
 
 def is_whole(path: Path, width: int, height: int) -> bool:
@@ -228,39 +197,6 @@ def _frames_of_splits(
     return wanted, [f"{what} {count} lines of the splits" for what, count in lacks.items()]
 
 
-def _results(batches: Iterator[tuple[Recipe, list[Shot]]], workers: int) -> Generator[Made, None, None]:
-    if workers == 1:
-        yield from (_make(recipe, shots) for recipe, shots in batches)
-        return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start)
-    try:
-        pending: set[Any] = set()
-        for recipe, shots in batches:
-            if len(pending) >= 2 * workers:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-            pending.add(pool.submit(_make, recipe, shots))
-        yield from (future.result() for future in as_completed(pending))
-    except BrokenProcessPool:
-        raise OSError("a process ended before its work was done; is memory short? run it again to go on") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start() -> None:
-    """First call in a process: one thread, signals are the parent's affair, and no life without the parent."""
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
 def _make(recipe: Recipe, shots: Sequence[Shot]) -> Made:
     made = Made()
     for shot in shots:
@@ -278,7 +214,7 @@ def _make(recipe: Recipe, shots: Sequence[Shot]) -> Made:
             made = replace(made, faults=(*made.faults, str(error)))
             continue
         for rotation, target in lacking:
-            _write(target, prepared_image(recipe, image, rotation))
+            write_image(target, prepared_image(recipe, image, rotation))
         made = replace(made, written=made.written + 1)
     return made
 
@@ -306,17 +242,3 @@ def _read(recipe: Recipe, path: Path) -> UInt8Array:
             f"{path}: got {image.shape[1]}x{image.shape[0]} pixels, expected {width}x{height} as the calibration says"
         )
     return image
-
-
-def _write(path: Path, image: UInt8Array) -> None:
-    # Without further options OpenCV's PNG encoder is the fastest here, and its files are no larger.
-    done, content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not done:
-        raise OSError(f"{path}: could not be encoded as PNG")
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(content.tobytes())
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from None

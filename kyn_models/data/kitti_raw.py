@@ -177,10 +177,14 @@ class KittiRawFolder:
             return read_returns(self.truth_path(drive, frame, camera))
         if not self.scan_path(drive, frame).is_file():
             return None
+        k = self.intrinsics(drive, camera)
+        scan = read_scan(self.scan_path(drive, frame))
+        return published_returns(scan, self.scan_projection(drive, camera), k.width, k.height)
+
+    def scan_projection(self, drive: str, camera: str) -> Float64Array:
+        """(3, 4) scan coordinates to homogeneous pixels at the source size."""
         calibration = self._of(drive)
-        projection = calibration.projections[camera] @ calibration.rectified0_from_velo
-        k = calibration.intrinsics[camera]
-        return published_returns(read_scan(self.scan_path(drive, frame)), projection, k.width, k.height)
+        return calibration.projections[camera] @ calibration.rectified0_from_velo
 
     def _of(self, drive: str) -> RawCalibration:
         return self.calibration(drive.split("/")[0])

@@ -14,7 +14,6 @@ from kyn_models.data.splits import SplitLine
 from kyn_models.types import Float32Array, Observation, PosedFrame, Sample
 
 
-
 class KittiRawSplit:
     """Lines ``<date>/<drive> <frame> <l|r>`` of a split file: ``len()`` and ``[i] -> Sample``.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 
 import numpy as np
 
+from kyn_models.data.whole_files import put
 from kyn_models.npz import read_npz
 from kyn_models.types import Float32Array, Intrinsics
 
@@ -55,10 +56,9 @@ def _nearest(column: np.ndarray, row: np.ndarray, z: np.ndarray, width: int, hei
 def write_returns(path: Path, depth: Float32Array) -> None:
     """Store a (H, W) float32 depth image of which few pixels are known, exactly. Written whole or not at all."""
     index = np.flatnonzero(~np.isnan(depth)).astype(np.uint32)
-    scratch = path.with_name(path.name + ".part")
-    with scratch.open("wb") as file:
-        np.savez_compressed(file, index=index, depth_m=depth.ravel()[index], shape=np.array(depth.shape))
-    os.replace(scratch, path)
+    content = io.BytesIO()
+    np.savez_compressed(content, index=index, depth_m=depth.ravel()[index], shape=np.array(depth.shape))
+    put(path, lambda part: part.write_bytes(content.getvalue()))
 
 
 def read_returns(path: Path) -> Float32Array:

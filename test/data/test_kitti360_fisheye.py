@@ -21,9 +21,9 @@ from kyn_models.data.kitti360_cameras import (
     rectified_intrinsics,
 )
 from kyn_models.data.kitti360_prepare import PrepareOptions, plan, prepare
-from kyn_models.data.mei_camera import rectifying_map
+from kyn_models.data.mei_camera import read_mei, rectifying_map
+from kyn_models.data.street_sensors import CAM_TO_POSE, INTRINSICS, base_from_camera
 from kyn_models.data.street_sensors import FISHEYES as LENSES
-from kyn_models.data.street_sensors import INTRINSICS, base_from_camera
 from kyn_models.data.street_writer import write_kitti360
 from kyn_models.data.streets import FRAME_S, Street, StreetOptions, make_street
 from kyn_models.types import PosedFrame
@@ -144,6 +144,23 @@ def test_points_have_the_same_colour_in_all_four_cameras(drive: Drive) -> None:
         assert both.sum() > 1000 and right[both].mean() < 0.7 * turned[both].mean()
         both = np.isfinite(right) & np.isfinite(unturned)  # as if the rotation of the prepared image were forgotten
         assert both.sum() > 500 and np.median(right[both]) < 0.3 * np.median(unturned[both])
+
+
+def test_fisheye_images_lie_where_the_official_ones_do(drive: Drive, tmp_path: Path) -> None:
+    out = tmp_path / "drive"
+    name = write_kitti360(drive.street, out, 1, cameras=("00", "03"), size=(176, 47), lidar=False)[0]
+    image = out / "data_2d_raw" / name / "image_03" / "data_rgb" / "0000000000.png"
+    depth = cv2.imread(str(out / "data_truth" / name / "03" / "depth" / image.name), cv2.IMREAD_UNCHANGED)
+    assert cv2.imread(str(image)).shape == (175, 175, 3) and depth.shape == (175, 175)
+    assert depth[87, 87] > 0 and depth[0, 0] == 0
+    assert (image.parents[1] / "timestamps.txt").is_file() and not (out / "calibration" / "image_02.yaml").exists()
+    lens, official = read_mei(out / "calibration" / "image_03.yaml"), LENSES["03"]
+    assert (lens.width, lens.xi) == (175, official.xi) and lens.gamma1 == pytest.approx(official.gamma1 / 8)
+    mounts = (out / "calibration" / "calib_cam_to_pose.txt").read_text()
+    assert [line.split(":")[0] for line in mounts.splitlines()] == ["image_00", "image_01", "image_03"]
+    written = np.array(mounts.splitlines()[2].split()[1:], float)
+    np.testing.assert_allclose(written, np.array(CAM_TO_POSE["image_03"].split(), float), atol=1e-8)
+    assert [line[:3] for line in (out / "data_truth" / "cameras.txt").read_text().splitlines()] == ["00:"]
 
 
 def test_another_rotation_is_another_camera_and_folder(drive: Drive) -> None:
