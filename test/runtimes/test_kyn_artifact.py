@@ -1,4 +1,4 @@
-"""A complete ``kyn`` artifact: every runtime makes the same grid of it, no robot needs torch, faults are one sentence."""
+"""A complete ``kyn`` artifact: every runtime makes the same grid of it, no robot needs torch, faults are sentences."""
 
 from __future__ import annotations
 
