@@ -136,6 +136,13 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def add_plain_ratios(rows: Sequence[dict[str, Any]], plain: Mapping[str, Any]) -> None:
+    """Add to every summary what share of the plain path's time its depth and its volume take."""
+    for row in rows:
+        medians = {stage: [item["stages_ms"][stage]["median"] for item in (row, plain)] for stage in DECODING}
+        row["plain_ratios"] = {stage: own / slow for stage, (own, slow) in medians.items()}
+
+
 def spread_of(times: Sequence[float] | np.ndarray) -> dict[str, float]:
     """``median`` and ``p95``."""
     return {"median": float(np.median(times)), "p95": float(np.percentile(times, 95))}

@@ -150,6 +150,7 @@ def _measure(
             plain = benchmark.summary(outcome)
             for row, answered in zip(rows, measured, strict=True):
                 row["difference"] = benchmark.difference(answered.answers, outcome.answers)
+            benchmark.add_plain_ratios(rows, plain)
     rates = laboratory.rates()
     work = benchmark_floor.count_work(
         artifact, cases[0].depth_rays[0] * cases[0].depth_rays[1], rows[0]["cells_in_view"]
@@ -198,8 +199,21 @@ def print_report(content: Mapping[str, Any]) -> None:
     print_table(columns, [(_name(row), _times(row)) for row in shown])
     if isinstance(plain, str):
         print(f"plain path: not run, {plain}")
-    print("\nratio to the float32 encoder, and difference to the plain path (largest / mean; share of rays and cells)")
-    compared = ("decoding", "whole frame", "density", "depth m", "sky differs", "grid differs", "answers")
+    print(
+        "\nratio to the float32 encoder; depth and volume as a share of the plain path's time; difference to the plain "
+        "path (largest / mean; share of rays and cells)"
+    )
+    compared = (
+        "decoding",
+        "whole frame",
+        "depth time",
+        "volume time",
+        "density",
+        "depth m",
+        "sky differs",
+        "grid differs",
+        "answers",
+    )
     print_table(compared, [(_name(row), [*_ratios(row), *_differences(row), _answers(row)]) for row in rows])
     rates = content["rates"]
     print(
@@ -226,9 +240,13 @@ def _pair(times: Mapping[str, float]) -> str:
 
 
 def _ratios(row: Mapping[str, Any]) -> list[str]:
-    if "decoding_ratio" not in row:
-        return ["-", "-"]
-    return [f"{row['decoding_ratio']:.2f}", f"{row['frame_ratio']:.2f}"]
+    ratios = (row.get("decoding_ratio"), row.get("frame_ratio"))
+    shares = [row.get("plain_ratios", {}).get(stage) for stage in benchmark.DECODING]
+    return [*(_number(value, 2) for value in ratios), *(_number(value, 3) for value in shares)]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _differences(row: Mapping[str, Any]) -> list[str]:

@@ -258,7 +258,6 @@ class Kyn(nn.Module):
 
         The network takes (1, H, W, 3) uint8 RGB to the (1, H, W, 2 hidden) pre-activations of layers 1 and 3 without
         code and bias, and (1, H, W) uint8 labels; the constants are those of ``decoder.npz`` but for the camera.
-        Raises ``ValueError`` for more than 255 labels.
         """
         return export_kyn(self)
 

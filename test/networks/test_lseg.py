@@ -10,14 +10,18 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="networks need torch")
 
-from artifacts import TINY_LSEG, seed_by_name
+from artifacts import seed_by_name
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kyn_models.networks.dpt import Reassemble, Scratch
 from kyn_models.networks.lseg import LSeg, LSegConfig
+from kyn_models.networks.vit import VitConfig
 
 PREFIX = "encoder.vlseg_encoder."
+TINY_LSEG = LSegConfig(
+    VitConfig(width=32, depth=4, heads=2, size=64), 96, (0, 1, 2, 3), (8, 16, 32, 32), features=16, out=12
+)
 
 
 def seeded(module: nn.Module) -> nn.Module:
