@@ -56,7 +56,7 @@ REMEDIES = {
     "tensorboard": extra("train"),
     "tqdm": extra("train"),
     "matplotlib": extra("plot"),
-    "av": extra("viz"),
+    "av": extra("video"),
     "rerun": extra("viz"),
     "rosbags": "pip install rosbags",
     "kyn": "its messages were not built: build with colcon, or `make setup`, where the interface generators are",

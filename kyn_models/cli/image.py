@@ -15,7 +15,8 @@ from kyn_models.image_file import read_rgb
 from kyn_models.predictor import Predictor
 from kyn_models.runtimes import NAMES
 from kyn_models.types import Float64Array, Intrinsics, Observation, PosedFrame, Prediction
-from kyn_models.voxel_pictures import write_mesh, write_picture
+from kyn_models.voxel_pictures import write_mesh
+from kyn_models.whole_files import write_image
 
 DEFAULT_FOV_DEG = 70.0
 KITTI360_ASPECTS = (3.3, 3.8)
@@ -128,7 +129,7 @@ def write_results(
     if prediction.labels is not None:
         pictures[LABELS] = views.labels_picture(prediction)
     for name, picture in pictures.items():
-        write_picture(out / name, picture)
+        write_image(out / name, picture)
     np.save(out / "depth_m.npy", prediction.depth_m)
     faces = write_mesh(out / "voxels.ply", prediction, predictor.grid.occupied_above)
     finite = prediction.depth_m[np.isfinite(prediction.depth_m)]
