@@ -42,14 +42,30 @@ class Samples(Protocol):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, metavar="DIR", help="data set folder in official layout (not for streets)")
-    parser.add_argument("--layout", choices=tuple(OPTIONS), default="kitti360", help="data set (else kitti360)")
-    parser.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
-    parser.add_argument("--drive", help="drive, where DIR holds several")
-    parser.add_argument("--camera", choices=("00", "01"), default="00", help="KITTI-360 camera that the model gets")
-    parser.add_argument("--split", type=Path, metavar="FILE", help="published frame list")
-    parser.add_argument("--poses", type=Path, metavar="DIR", help="KITTI raw: <date>/<drive>.txt (else from oxts)")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th frame")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="data set folder in its official layout (not for streets)"
+    )
+    parser.add_argument(
+        "--layout",
+        choices=tuple(OPTIONS),
+        default="kitti360",
+        help="data set of DIR (else kitti360); streets are made, they need no DIR",
+    )
+    parser.add_argument(
+        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
+    )
+    parser.add_argument("--drive", help="KITTI-360: drive, where DIR holds several")
+    parser.add_argument(
+        "--camera",
+        choices=("00", "01"),
+        default="00",
+        help="KITTI-360: camera that the model gets (else 00, the left one)",
+    )
+    parser.add_argument("--split", type=Path, metavar="FILE", help="published frame list; KITTI raw needs one")
+    parser.add_argument(
+        "--poses", type=Path, metavar="DIR", help="KITTI raw: poses, <date>/<drive>.txt (else from oxts)"
+    )
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th frame (else all)")
     parser.add_argument(
         "--offset",
         type=int,
@@ -69,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lpips-backbone", type=Path, metavar="FILE", help="torchvision's AlexNet or VGG-16 weights for it"
     )
     parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of its convolutions (else auto)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the scores of each frame")
 
 

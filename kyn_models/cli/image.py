@@ -28,14 +28,22 @@ LABELS = "labels.png"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photo", type=Path, help="PNG, JPEG or another format that OpenCV reads")
-    parser.add_argument("--out", type=Path, help="folder for the results (default: PHOTO's name + _kyn, beside it)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for the results (else PHOTO's name + _kyn, beside it)"
+    )
     camera = parser.add_mutually_exclusive_group()
     camera.add_argument("--fov", type=float, metavar="DEG", help=f"horizontal field of view (else {DEFAULT_FOV_DEG:g})")
     camera.add_argument("--kitti360", action="store_true", help="the photo is one of KITTI-360's rectified camera 00")
     camera.add_argument("--camera-info", type=Path, metavar="YAML", help="fx, fy, cx, cy, width, height in pixels")
-    parser.add_argument("--height", type=float, metavar="M", help="camera above the ground (else as in training)")
-    parser.add_argument("--pitch", type=float, metavar="DEG", help="camera below the horizon (else as in training)")
-    parser.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
+    parser.add_argument(
+        "--height", type=float, metavar="M", help="metres of the camera above the ground (else as in training)"
+    )
+    parser.add_argument(
+        "--pitch", type=float, metavar="DEG", help="degrees that the camera looks down (else as in training)"
+    )
+    parser.add_argument(
+        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
+    )
     parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
 
 

@@ -28,20 +28,30 @@ NAMED_AT_MOST = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="KITTI-360 in its official layout")
-    parser.add_argument("--split", type=Path, required=True, metavar="FILE", help="lines of <drive> <frame> <l|r>")
-    parser.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="KITTI-360 folder in its official layout"
+    )
+    parser.add_argument(
+        "--split", type=Path, required=True, metavar="FILE", help="frame list: <drive> <frame> <l|r> lines"
+    )
+    parser.add_argument(
+        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the meshes and pictures")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th line of the split")
-    parser.add_argument("--resolution", type=float, default=0.2, metavar="M", help="edge of a voxel (else 0.2)")
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="only every N-th line of the split (else all)"
+    )
+    parser.add_argument(
+        "--resolution", type=float, default=0.2, metavar="M", help="edge of a voxel in metres (else 0.2)"
+    )
     parser.add_argument(
         "--occupied-above",
         type=float,
         default=GridOptions().occupied_above,
         metavar="P",
-        help="probability (else 0.65)",
+        help="probability above which a voxel is drawn (else 0.65)",
     )
-    parser.add_argument("--strict", action="store_true", help="a frame that is missing is an error, not counted")
+    parser.add_argument("--strict", action="store_true", help="stop at a frame that is missing, instead of counting it")
     parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
 
 
