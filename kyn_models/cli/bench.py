@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "moved over what the machine measurably can, so nothing gets below 1 in float32."
     )
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
+    model.add_argument(
+        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
+    )
     model.add_argument(
         "--seeded",
         choices=("resnet50", "kyn"),
