@@ -24,7 +24,8 @@ from kyn_models.benchmark_images import FEWEST
 from kyn_models.benchmark_machine import Rates
 from kyn_models.types import Observation, VoxelGridSpec
 
-STAGES = ("warp", "encode", "depth", "volume", "assemble")
+STAGES = ("warp", "encode", "depth", "labels", "volume", "assemble")
+"""Labels come with the volume, from models that know them."""
 DECODING = ("depth", "volume")
 ONE_MILLION = 1 << 20
 

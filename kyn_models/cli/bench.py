@@ -197,8 +197,8 @@ def print_report(content: Mapping[str, Any]) -> None:
     )
     print("milliseconds, median / 95th percentile; memory in MB before loading / at the peak")
     shown = [*rows, plain] if isinstance(plain, dict) else rows
-    columns = (*benchmark.STAGES, "whole frame", "frames/s", "memory")
-    print_table(columns, [(_name(row), _times(row)) for row in shown])
+    stages = [stage for stage in benchmark.STAGES if any(stage in row["stages_ms"] for row in shown)]
+    print_table((*stages, "whole frame", "frames/s", "memory"), [(_name(row), _times(row, stages)) for row in shown])
     if isinstance(plain, str):
         print(f"plain path: not run, {plain}")
     print(
@@ -228,9 +228,9 @@ def print_report(content: Mapping[str, Any]) -> None:
     print("\nlibraries: " + ", ".join(dict.fromkeys(row["library"] for row in shown)))
 
 
-def _times(row: Mapping[str, Any]) -> list[str]:
-    stages = row["stages_ms"]
-    texts = [_pair(stages[stage]) if stage in stages else "-" for stage in benchmark.STAGES]
+def _times(row: Mapping[str, Any], stages: Sequence[str]) -> list[str]:
+    found = row["stages_ms"]
+    texts = [_pair(found[stage]) if stage in found else "-" for stage in stages]
     memory = f"{row['before_mb']:.0f} / {row['peak_mb']:.0f}"
     if row["gpu_mb"] is not None:
         memory += f", GPU {row['gpu_mb']:.0f}"

@@ -13,7 +13,7 @@ pytest.importorskip("numba", reason="the compiled decoder needs numba")
 onnx = pytest.importorskip("onnx", reason="export needs onnx")
 pytest.importorskip("onnxscript", reason="export needs onnxscript")
 
-from artifacts import TINY_KYN, seeded_kyn, write_seeded_artifact, write_tiny_kyn
+from artifacts import TINY_KYN, seeded_kyn, write_seeded_artifact
 
 from kyn_models import runtimes
 from kyn_models.artifact import DECODER, ENCODER, SELFTEST, WEIGHTS, Artifact, write_artifact
@@ -24,11 +24,6 @@ from kyn_models.runtimes.queries import LabelQuery, LoadOptions, PointQuery, Que
 from kyn_models.types import UNKNOWN, Observation, PosedFrame, VoxelGridSpec
 
 SPEC = VoxelGridSpec((0.0, 24.0), (-6.0, 6.0), (-0.5, 3.0), 0.5)
-
-
-@pytest.fixture(scope="module")
-def tiny_kyn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_kyn(tmp_path_factory.mktemp("kyn") / "tiny").path
 
 
 @pytest.fixture(scope="module")

@@ -74,8 +74,8 @@ def test_labels_are_those_of_the_predictor_and_colour_the_clouds(bench, tiny_kyn
     one: Bench = bench(model=str(tiny_kyn))
     volumes = one.listen(messages.OccupancyVolume, "occupancy_volume")
     clouds = {topic: one.listen(PointCloud2, topic) for topic in CLOUDS}
-    expected = offline(tiny_kyn, GridParameters(resolution_m=0.5, z_m=(-0.5, 3.0)))(1)
-    one.send(message_of(1, SECOND), info_of(SECOND))
+    expected = offline(tiny_kyn, GridParameters(resolution_m=0.5, z_m=(-0.5, 3.0)))(8)
+    one.send(message_of(8, SECOND), info_of(SECOND))
     assert one.ros.spin_until(lambda: one.grids and volumes and all(clouds.values()), 30.0)
     assert_same(volumes[0], one.grids[0], expected)
     spec, labels = expected.spec, expected.labels
