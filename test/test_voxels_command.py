@@ -13,7 +13,7 @@ from tiny_drive import DRIVE, write_drive
 
 from kyn_models.cli import main
 from kyn_models.predictor import Predictor
-from kyn_models.whole_file import write_whole
+from kyn_models.whole_files import write_whole
 
 
 @pytest.fixture

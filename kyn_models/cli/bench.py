@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "moved over what the machine measurably can, so nothing gets below 1 in float32."
     )
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
+    model.add_argument(
+        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
+    )
     model.add_argument(
         "--seeded",
         choices=("resnet50", "kyn"),
@@ -220,9 +222,9 @@ def print_report(content: Mapping[str, Any]) -> None:
         f"\nfloor: {rates['multiply_adds'] / 1e9:.0f} G float32 multiply-adds and {rates['bytes'] / 1e9:.1f} GB per "
         "second, measured on the CPU; in brackets how many times the floor it takes (half precision: may be below 1)"
     )
-    stages = tuple(content["work"]) + ("together",)
-    work = [_work(content["work"][stage]) if stage in content["work"] else "" for stage in stages]
-    print_table(stages, [("counted", work), *((_name(row), [_floor(row, stage) for stage in stages]) for row in rows)])
+    counted = (*content["work"], "together")
+    work = [_work(content["work"][stage]) if stage in content["work"] else "" for stage in counted]
+    print_table(counted, [("counted", work), *((_name(row), [_floor(row, stage) for stage in counted]) for row in rows)])
     print("\nlibraries: " + ", ".join(dict.fromkeys(row["library"] for row in shown)))
 
 

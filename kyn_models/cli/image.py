@@ -15,7 +15,8 @@ from kyn_models.image_file import read_rgb
 from kyn_models.predictor import Predictor
 from kyn_models.runtimes import NAMES
 from kyn_models.types import Float64Array, Intrinsics, Observation, PosedFrame, Prediction
-from kyn_models.voxel_pictures import write_mesh, write_picture
+from kyn_models.voxel_pictures import write_mesh
+from kyn_models.whole_files import write_image
 
 DEFAULT_FOV_DEG = 70.0
 KITTI360_ASPECTS = (3.3, 3.8)
@@ -27,14 +28,22 @@ LABELS = "labels.png"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photo", type=Path, help="PNG, JPEG or another format that OpenCV reads")
-    parser.add_argument("--out", type=Path, help="folder for the results (default: PHOTO's name + _kyn, beside it)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for the results (else PHOTO's name + _kyn, beside it)"
+    )
     camera = parser.add_mutually_exclusive_group()
     camera.add_argument("--fov", type=float, metavar="DEG", help=f"horizontal field of view (else {DEFAULT_FOV_DEG:g})")
     camera.add_argument("--kitti360", action="store_true", help="the photo is one of KITTI-360's rectified camera 00")
     camera.add_argument("--camera-info", type=Path, metavar="YAML", help="fx, fy, cx, cy, width, height in pixels")
-    parser.add_argument("--height", type=float, metavar="M", help="camera above the ground (else as in training)")
-    parser.add_argument("--pitch", type=float, metavar="DEG", help="camera below the horizon (else as in training)")
-    parser.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
+    parser.add_argument(
+        "--height", type=float, metavar="M", help="metres of the camera above the ground (else as in training)"
+    )
+    parser.add_argument(
+        "--pitch", type=float, metavar="DEG", help="degrees that the camera looks down (else as in training)"
+    )
+    parser.add_argument(
+        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
+    )
     parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
 
 
@@ -128,7 +137,7 @@ def write_results(
     if prediction.labels is not None:
         pictures[LABELS] = views.labels_picture(prediction, seen)
     for name, picture in pictures.items():
-        write_picture(out / name, picture)
+        write_image(out / name, picture)
     np.save(out / "depth_m.npy", prediction.depth_m)
     faces = write_mesh(out / "voxels.ply", prediction, predictor.grid.occupied_above)
     finite = prediction.depth_m[np.isfinite(prediction.depth_m)]

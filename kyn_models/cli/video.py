@@ -47,22 +47,28 @@ class Film(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "mode", choices=MODES, help="depth and bird's-eye view of a sequence; flights; depth map to bird's-eye view"
+        "mode",
+        choices=MODES,
+        help="depth and bird's-eye view of a sequence; flights through one frame; from depth map to bird's-eye view",
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, metavar="DIR", help="folder in the layout of KITTI-360")
+    source.add_argument("--data", type=Path, metavar="DIR", help="KITTI-360 folder in its official layout")
     source.add_argument("--images", type=Path, metavar="DIR", help="folder of photos of one camera, in order of names")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the video, .mp4")
     parser.add_argument("--drive", help="drive, where DIR holds several")
     parser.add_argument("--camera", choices=("00", "01"), default="00", help="KITTI-360 camera (else 00, the left one)")
-    parser.add_argument("--fov", type=float, metavar="DEG", help=f"photos' field of view (else {DEFAULT_FOV_DEG:g})")
     parser.add_argument(
-        "--height", type=float, metavar="M", help="photos: camera above the ground (else as in training)"
+        "--fov", type=float, metavar="DEG", help=f"photos: horizontal field of view (else {DEFAULT_FOV_DEG:g})"
     )
-    parser.add_argument("--pitch", type=float, metavar="DEG", help="photos: below the horizon (else as in training)")
+    parser.add_argument(
+        "--height", type=float, metavar="M", help="photos: metres of the camera above the ground (else as in training)"
+    )
+    parser.add_argument(
+        "--pitch", type=float, metavar="DEG", help="photos: degrees that the camera looks down (else as in training)"
+    )
     parser.add_argument("--start", type=int, metavar="FRAME", help="sequence: first frame (photos count from 0)")
     parser.add_argument("--stop", type=int, metavar="FRAME", help="sequence: last frame")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="sequence: only every Nth frame")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="sequence: only every N-th frame (else all)")
     parser.add_argument("--frame", type=int, metavar="FRAME", help="flight, transition: which one (else the first)")
     parser.add_argument(
         "--path",
@@ -80,7 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"per path or rise (else {DEFAULT_PICTURES})",
     )
     parser.add_argument("--rate", type=int, metavar="HZ", help="pictures per second (else 10, flights and rise 16)")
-    parser.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
+    parser.add_argument(
+        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
+    )
     parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
 
