@@ -12,7 +12,7 @@ from tiny_drive import DRIVE, write_drive
 from kyn_models.cli import main
 from kyn_models.palette import class_colour
 
-NAMES = ("ground", "road", "person", "rider", "car")
+NAMES = ("ground", "road", "person", "rider", "car", "truck")
 
 
 @pytest.fixture(scope="module")
