@@ -14,6 +14,7 @@ from kyn_models.artifact import KITTI360_CAMERA, Artifact, default_artifact, for
 from kyn_models.image_file import read_rgb
 from kyn_models.predictor import Predictor
 from kyn_models.runtimes import NAMES
+from kyn_models.runtimes.queries import PRECISIONS
 from kyn_models.types import Float64Array, Intrinsics, Observation, PosedFrame, Prediction
 from kyn_models.voxel_pictures import write_mesh
 from kyn_models.whole_files import write_image
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
     )
     parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         trained.height_m if args.height is None else args.height,
         trained.pitch_deg if args.pitch is None else args.pitch,
     )
-    predictor = Predictor(artifact, args.runtime)
+    predictor = Predictor(artifact, args.runtime, precision=args.precision)
     prediction = predictor.predict(Observation((PosedFrame(image, intrinsics),), mount))
     seen = artifact.camera.seen(intrinsics)
     files = write_results(out, prediction, predictor, args.photo.name, seen)
@@ -94,11 +96,16 @@ def camera_of(args: argparse.Namespace, width: int, height: int) -> Intrinsics:
         return KITTI360_CAMERA.resized(width, height)
     if args.camera_info is None:
         return camera_from_fov(DEFAULT_FOV_DEG if args.fov is None else args.fov, width, height)
-    camera = configuration.load_yaml(Intrinsics, args.camera_info)
+    return camera_from_file(args.camera_info, width, height)
+
+
+def camera_from_file(path: Path, width: int, height: int) -> Intrinsics:
+    """The camera in a YAML file, for a photo of this size. Raises ``ValueError`` for another size, ``OSError``."""
+    camera = configuration.load_yaml(Intrinsics, path)
     if (camera.width, camera.height) != (width, height):
         raise ValueError(
-            f"{args.camera_info}: got a camera of {camera.width}x{camera.height} pixels, expected {width}x{height} as "
-            "the photo; a calibration holds for images of its own size"
+            f"{path}: got a camera of {camera.width}x{camera.height} pixels, expected {width}x{height} as the photo; "
+            "a calibration holds for images of its own size"
         )
     return camera
 

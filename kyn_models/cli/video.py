@@ -15,7 +15,7 @@ import numpy as np
 from kyn_models import camera_paths, film, views
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.cli.eval import check_writable, progress
-from kyn_models.cli.image import DEFAULT_FOV_DEG, camera_from_fov, mount_of
+from kyn_models.cli.image import DEFAULT_FOV_DEG, camera_from_file, camera_from_fov, mount_of
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.image_file import read_rgb
 from kyn_models.novel_view import Scene
@@ -57,8 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the video, .mp4")
     parser.add_argument("--drive", help="drive, where DIR holds several")
     parser.add_argument("--camera", choices=("00", "01"), default="00", help="KITTI-360 camera (else 00, the left one)")
-    parser.add_argument(
+    camera = parser.add_mutually_exclusive_group()
+    camera.add_argument(
         "--fov", type=float, metavar="DEG", help=f"photos: horizontal field of view (else {DEFAULT_FOV_DEG:g})"
+    )
+    camera.add_argument(
+        "--camera-info", type=Path, metavar="YAML", help="photos: fx, fy, cx, cy, width, height in pixels"
     )
     parser.add_argument(
         "--height", type=float, metavar="M", help="photos: metres of the camera above the ground (else as in training)"
@@ -75,8 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["sideways", "forward", "circle"],
         metavar="PATH",
-        help=f"flight: {', '.join(camera_paths.PATHS)}, or a file with one pose per line: 12 or 16 numbers, the novel "
-        "camera in the key camera's axes (x right, y down, z forward, metres)",
+        help=f"flight: {', '.join(camera_paths.PATHS)}, or a file with one pose per line, 12 or 16 numbers, or .npy of "
+        "shape (N, 4, 4) or (N, 3, 4): the novel camera in the key camera's axes (x right, y down, z forward, metres)",
     )
     parser.add_argument(
         "--pictures",
@@ -108,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     predictor = Predictor(artifact, args.runtime, precision=args.precision)
     made = sequence(args, frames, predictor) if args.mode == "sequence" else views_of_one(args, frames, predictor)
     count = write_video(args.out, _shown(made), rate)
-    if args.images and args.fov is None:
+    if args.images and args.fov is None and args.camera_info is None:
         print(f"no --fov given: distances assume a horizontal field of view of {DEFAULT_FOV_DEG:g} degrees")
     print(f"{args.out}: {count} pictures at {rate} per second; {artifact.name} on {predictor.runtime_name}")
     return 0
@@ -144,7 +148,8 @@ def photos(args: argparse.Namespace, artifact: Artifact) -> Frames:
 
     def read(index: int) -> tuple[str, Observation]:
         image = read_rgb(files[index], "a photo")
-        camera = camera_from_fov(fov, image.shape[1], image.shape[0])
+        size = image.shape[1], image.shape[0]
+        camera = camera_from_file(args.camera_info, *size) if args.camera_info else camera_from_fov(fov, *size)
         return files[index].name, Observation((PosedFrame(image, camera),), mount)
 
     return Frames(tuple(range(len(files))), read)

@@ -18,6 +18,7 @@ from kyn_models.data.splits import SplitLine, read_split
 from kyn_models.occupancy import GridOptions
 from kyn_models.predictor import Predictor
 from kyn_models.runtimes import NAMES
+from kyn_models.runtimes.queries import PRECISIONS
 from kyn_models.types import VoxelGridSpec
 from kyn_models.voxel_pictures import picture_path, write_voxels
 from kyn_models.whole_files import write_whole
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--strict", action="store_true", help="stop at a frame that is missing, instead of counting it")
     parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     damaged = []
     todo = [index for index, name in enumerate(names) if not picture_path(args.out, name).is_file()]
     if todo:
-        predictor = Predictor(artifact, args.runtime, spec)
+        predictor = Predictor(artifact, args.runtime, spec, precision=args.precision)
         print(f"{artifact.name} on {predictor.runtime_name}: {len(todo)} of {len(lines)} frames to do", flush=True)
         for done, index in enumerate(todo, start=1):
             try:
