@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy as np
 from kyn_models import config as configuration
 from kyn_models.canonical import CanonicalCamera
 from kyn_models.types import Float64Array, Intrinsics
+from kyn_models.whole_files import write_whole
 
 FORMAT = 1
 MANIFEST = "artifact.json"
@@ -181,18 +181,12 @@ def write_artifact(path: str | Path, manifest: Manifest, files: Mapping[str, byt
     path.mkdir(parents=True, exist_ok=True)
     hashes = dict(manifest.files)
     for name, content in files.items():
-        _replace(path / name, content)
+        write_whole(path / name, content)
         hashes[name] = hashlib.sha256(content).hexdigest()
     manifest = replace(manifest, files=dict(sorted(hashes.items())))
     text = json.dumps(configuration.to_mapping(manifest), indent=2, sort_keys=True) + "\n"
-    _replace(path / MANIFEST, text.encode())
+    write_whole(path / MANIFEST, text.encode())
     return Artifact.load(path)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    scratch = path.with_name(path.name + ".part")
-    scratch.write_bytes(content)
-    os.replace(scratch, path)
 
 
 def default_artifact() -> Path:

@@ -24,7 +24,8 @@ from kyn_models.benchmark_images import FEWEST
 from kyn_models.benchmark_machine import Rates
 from kyn_models.types import Observation, VoxelGridSpec
 
-STAGES = ("warp", "encode", "depth", "volume", "assemble")
+STAGES = ("warp", "encode", "depth", "labels", "volume", "assemble")
+"""Labels come with the volume, from models that know them."""
 DECODING = ("depth", "volume")
 ONE_MILLION = 1 << 20
 
@@ -134,6 +135,13 @@ def summary(outcome: Outcome) -> dict[str, Any]:
         "same_image_same_answer": all(len(set(checksums)) == 1 for checksums in rounds),
         "other_image_other_answer": len(set(first)) == len(first),
     }
+
+
+def add_plain_ratios(rows: Sequence[dict[str, Any]], plain: Mapping[str, Any]) -> None:
+    """Add to every summary what share of the plain path's time its depth and its volume take."""
+    for row in rows:
+        medians = {stage: [item["stages_ms"][stage]["median"] for item in (row, plain)] for stage in DECODING}
+        row["plain_ratios"] = {stage: own / slow for stage, (own, slow) in medians.items()}
 
 
 def spread_of(times: Sequence[float] | np.ndarray) -> dict[str, float]:

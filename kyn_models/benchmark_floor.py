@@ -37,20 +37,33 @@ def count_work(artifact: Artifact, rays: int, cells_in_view: int) -> dict[str, W
     """Work of the stages ``encode``, ``depth`` and ``volume``.
 
     depth: a maximum and a multiply-add per sample and hidden unit, and four to sample the map per ray. volume: four to
-    sample the map, one for the code and one for the output per cell and hidden unit. Raises ``OSError`` for an
-    artifact without ONNX.
+    sample the map, one for the code and one for the output per cell and hidden unit. Of kyn, the matrix products of all
+    layers once per point, and four to sample the map per ray or cell. Raises ``OSError`` for an artifact without ONNX.
     """
-    hidden = len(read_npz(artifact.file(DECODER), ("w_out",), "`kyn export` writes a new one")["w_out"].reshape(-1))
+    hidden, of_a_point = _point_network(artifact)
     encoder = count_encoder(artifact.file(ENCODER))
     image = artifact.camera.width * artifact.camera.height
     # Without the graph's shapes the map has at most the image's size.
     map_bytes = 4.0 * (encoder["map"] if encoder else image * hidden)
+    sampled = 4.0 * hidden
+    along_ray = rays * (SAMPLES_PER_RAY * (of_a_point or 2.0 * hidden) + sampled)
+    in_grid = cells_in_view * (of_a_point + sampled if of_a_point else 6.0 * hidden)
     weights = artifact.file(WEIGHTS).stat().st_size if WEIGHTS in artifact.manifest.files else 0
     return {
         "encode": Work(encoder["multiply_adds"] if encoder else None, 3.0 * image + weights + map_bytes),
-        "depth": Work(rays * hidden * (2.0 * SAMPLES_PER_RAY + 4), map_bytes + 4.0 * rays),
-        "volume": Work(6.0 * cells_in_view * hidden, map_bytes + (12.0 + 4) * cells_in_view),
+        "depth": Work(along_ray, map_bytes + 4.0 * rays),
+        "volume": Work(in_grid, map_bytes + (12.0 + 4) * cells_in_view),
     }
+
+
+def _point_network(artifact: Artifact) -> tuple[int, float]:
+    """Channels of the map, and multiply-adds of a point's matrix products, 0 for a network with one hidden layer."""
+    advice, path = "`kyn export` writes a new one", artifact.file(DECODER)
+    if artifact.manifest.family != "kyn":
+        return len(read_npz(path, ("w_out",), advice)["w_out"].reshape(-1)), 0.0
+    arrays = read_npz(path, ("w_code", "w_2", "w_query"), advice)
+    # Three layers from hidden to hidden units, queries, and what attention makes of them.
+    return len(arrays["w_code"]), 3.0 * arrays["w_2"].size + 2.0 * arrays["w_query"].size
 
 
 def count_encoder(path: Path) -> dict[str, float] | None:

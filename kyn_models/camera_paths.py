@@ -68,12 +68,41 @@ sight, 3 m up with the eye on the road, 20 degrees to both sides on the spot."""
 
 
 def read_path(path: str | Path) -> Float64Array:
-    """A path from a text file: one pose ``key_from_camera`` per line as 12 (3x4) or 16 (4x4) numbers, row by row.
+    """A path from a file of poses ``key_from_camera``, in metres.
 
-    Blank lines and lines that start with # are left out. Raises ``ValueError`` naming the line, ``OSError``.
+    ``.npy``: (n, 4, 4) or (n, 3, 4) numbers, the form of the trajectories of Behind the Scenes
+    (``scripts/videos/trajectories``). Their poses mean the same as here (novel camera to input frame, x right, y down,
+    z forward) and are taken as stored; the authors' own film takes every second one with 0.75 of its translation.
+    Any other name is a text file: a pose per line as 12 (3x4) or 16 (4x4) numbers, row by row; blank lines and lines
+    that start with # are left out.
+    Raises ``ValueError`` naming the file and the line or pose, ``OSError``.
     """
+    return _array_path(Path(path)) if Path(path).suffix.lower() == ".npy" else _text_path(Path(path))
+
+
+def _array_path(path: Path) -> Float64Array:
+    expected = "expected an array of numbers of shape (n, 4, 4) or (n, 3, 4)"
+    try:
+        with path.open("rb") as file:
+            stored = np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, EOFError):
+        raise ValueError(f"{path}: got a file that is damaged or no .npy file, {expected}") from None
+    if stored.dtype.kind not in "fiu" or stored.ndim != 3 or stored.shape[1:] not in ((4, 4), (3, 4)):
+        raise ValueError(f"{path}: got {stored.dtype} of shape {stored.shape}, {expected}")
+    if not len(stored):
+        raise ValueError(f"{path}: got no pose, {expected} with n at least 1")
+    poses = np.tile(np.eye(4), (len(stored), 1, 1))
+    poses[:, : stored.shape[1]] = stored
+    return np.stack([check_pose(f"{path}, pose {number}", pose) for number, pose in enumerate(poses)])
+
+
+def _text_path(path: Path) -> Float64Array:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: got a file that is no text, expected lines of 12 or 16 numbers, or .npy") from None
     poses = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         where = f"{path}, line {number}"

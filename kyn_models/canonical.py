@@ -52,7 +52,8 @@ class CanonicalCamera:
 
         image: (H, W, 3) uint8 RGB without distortion, of the camera ``intrinsics``.
         Returns the (height, width, 3) uint8 image and the (height, width) bool mask of pixels the camera saw; the
-        others repeat the border. The training camera itself is resized by area means, exactly as published.
+        others repeat the border. Images shrink by area means, which leave no aliasing; the authors' readers resize
+        theirs between the four nearest pixels (``evaluate_nvs`` and ``published_rays`` do so).
         """
         target = self.intrinsics
         if _same_camera(intrinsics.resized(self.width, self.height), target):

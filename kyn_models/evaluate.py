@@ -25,8 +25,8 @@ from kyn_models.types import Float32Array, Intrinsics, Sample
 Progress = Callable[[int, int, str], None]
 """Called with (frames done, frames in all, name of the frame)."""
 
-
 ATTENDING_FAMILIES = ("kyn",)
+"""Families whose density at a point depends on the other points asked for."""
 POINTS_PER_CALL = 100_000
 """So many points of such a family look at each other in the authors' renderer, in the order in which they come."""
 

@@ -1,7 +1,7 @@
 """Novel view synthesis by the published protocol: PSNR, SSIM and LPIPS of a second view. numpy; LPIPS brings torch.
 
 Behind the Scenes (CVPR 2023), after Tucker and Snavely (2020): the model gets the key frame, renders the second view
-(KITTI: the stereo partner; RealEstate10K: a frame some frames away), both are compared without 5 % at each edge, and
+(KITTI: the stereo partner; RealEstate10K: the fifth frame after), both are compared without 5 % at each edge, and
 scores are averaged over frames. As the authors' evaluator does it: rays from edge to edge of the image and of length 1,
 the last sample solid, colours of the key image alone, borders continued where it shows nothing, image coordinates by
 the published normalised camera (half a pixel off). Two things differ: samples lie in the middle of their steps (there:

@@ -66,10 +66,11 @@ def export(path: str | Path) -> tuple[Artifact, list[Agreement]]:
     not written then), ``ImportError`` if neither OpenVINO nor ONNX Runtime is installed.
     """
     artifact = Artifact.load(path)
+    # The test first: only one copy of the weights is held at a time.
+    test = _selftest(artifact)
     model: Any = load_model(artifact)
     network, constants = model.exportable()
     arrays = {name: value.numpy() for name, value in constants.items()} | {"k_norm": artifact.camera.k_norm}
-    test = _selftest(artifact)
     weights, family = artifact.file(WEIGHTS), artifact.manifest.family
     image_shape = (1, artifact.camera.height, artifact.camera.width, 3)
     files = {
@@ -132,8 +133,8 @@ def _agreements(artifact: Artifact, test: Mapping[str, np.ndarray]) -> list[Agre
             module = importlib.import_module(RUNTIMES[name][0])
         except ImportError:
             continue
-        runtime = module.load(artifact, LoadOptions(precision="float32"))
-        found.append(_agreement(name, artifact, runtime, test))
+        # No name keeps a runtime while the next one is loaded: each may hold gigabytes.
+        found.append(_agreement(name, artifact, module.load(artifact, LoadOptions(precision="float32")), test))
     if not found:
         raise ImportError(
             f"export: needs one of {', '.join(CHECKED_RUNTIMES)} to check what it writes; pip install 'kyn[openvino]'"

@@ -94,45 +94,58 @@ def _file(
         )
     assert program is not None
     # Only constants are folded: the exporter's own optimiser would fold batch normalisation into the weights.
-    onnxscript.optimizer.fold_constants(program.model, should_fold=lambda node: False if _turns_weight(node) else None)
+    onnxscript.optimizer.fold_constants(program.model, should_fold=_is_no_turned_weight)
     common.RemoveUnusedNodesPass()(program.model)
+    widened = _refer_to_weights(program.model, weights)
     graph = program.model_proto
     _without_traces(graph)
-    _refer_to_weights(graph, weights)
+    _widen(graph, widened)
     graph.metadata_props.add(key="weights_sha256", value=sha256(weights))
     return graph.SerializeToString()
 
 
-def _turns_weight(node: Any) -> bool:
-    """True for the transpose of a stored weight, as linear layers have it: its result would be stored once more."""
-    return node.op_type == "Transpose" and node.inputs[0].is_initializer() and "network." in node.inputs[0].name
+def _is_no_turned_weight(node: Any) -> bool | None:
+    """False where folding would turn a stored weight into one of the graph's own; None leaves it to the library."""
+    return False if node.op_type == "Transpose" and node.inputs[0].is_initializer() else None
 
 
-def _refer_to_weights(model: Any, weights: Path) -> None:
-    """Replace initialisers that lie in the safetensors file by references to them, cast in the graph where needed."""
-    from onnx import TensorProto, helper, numpy_helper
+def _refer_to_weights(model: Any, weights: Path) -> dict[str, int]:
+    """Replace initialisers that lie in the safetensors file by references to them, before anything copies them.
+
+    Returns those that are stored in another type than the graph needs, with the number of the type it needs.
+    """
+    import onnx_ir
 
     stored = _stored_tensors(weights)
-    types = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "I64": TensorProto.INT64}
-    casts = []
-    for tensor in model.graph.initializer:
-        name = "encoder." + tensor.name.rpartition("network.")[2]
+    types = {"F32": onnx_ir.DataType.FLOAT, "F16": onnx_ir.DataType.FLOAT16, "I64": onnx_ir.DataType.INT64}
+    widened = {}
+    for value in model.graph.initializers.values():
+        name = "encoder." + value.name.rpartition("network.")[2]
         if name not in stored:
             continue
         dtype, offset, values = stored[name]
-        here = numpy_helper.to_array(tensor)
+        here = value.const_value.numpy()
         # A compiler wants small vectors as they are, and what was changed on the way is not what is stored.
         if (here.dtype != values.dtype and here.ndim < 2) or not np.array_equal(here, values.astype(here.dtype)):
             continue
         if here.dtype != values.dtype:
-            to = helper.np_dtype_to_tensor_dtype(here.dtype)
+            widened[value.name] = int(value.const_value.dtype)
+        place = {"location": weights.name, "offset": offset, "length": values.nbytes, "base_dir": weights.parent}
+        shape = onnx_ir.Shape(values.shape)
+        value.const_value = onnx_ir.ExternalTensor(**place, dtype=types[dtype], shape=shape, name=value.name)
+    return widened
+
+
+def _widen(model: Any, widened: dict[str, int]) -> None:
+    """Casts in the graph for initialisers that are stored in another type, by name and type."""
+    from onnx import helper
+
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.name in widened:
+            to = widened[tensor.name]
             casts.append(helper.make_node("Cast", [tensor.name + ".stored"], [tensor.name], to=to))
             tensor.name += ".stored"
-        tensor.data_type = types[dtype]
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", weights.name), ("offset", str(offset)), ("length", str(values.nbytes))):
-            tensor.external_data.add(key=key, value=value)
     nodes = list(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend(casts + nodes)

@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 
 from kyn_models import novel_view_loops as loops
+from kyn_models.evaluate import ATTENDING_FAMILIES
 from kyn_models.predictor import Predictor
 from kyn_models.runtimes.queries import SAMPLES_PER_RAY
 from kyn_models.types import Float32Array, Float64Array, Intrinsics, Observation, PosedFrame, UInt8Array, check_pose
@@ -29,8 +30,6 @@ Outside = Literal["empty", "continued"]
 
 POINTS_AT_ONCE = 1 << 23
 """Samples of a view that are held at once: a view of 640x192 with 64 samples is one piece (about 0.5 GB)."""
-SET_FAMILIES = ("kyn",)
-"""Families whose density at a point depends on the other points asked for: their views are never split."""
 GREY = (62, 66, 74)
 
 
@@ -61,7 +60,7 @@ class Scene:
     """A field, where it is known, and the images that give colours.
 
     views: (F, 3, 3) normalised camera matrices of key frame axes: known is what all of them show. nearest_m: and what
-    is deeper than this. whole: the field must get all points of a view in one call.
+    is deeper than this. whole: the field must get all points of a view in one call, because they count for each other.
     """
 
     field: Field
@@ -90,7 +89,7 @@ class Scene:
             sources=tuple(sources) if sources is not None else (Source.of(key, key),),
             views=(artifact.camera.k_norm, centred(key.intrinsics)) if outside == "empty" else (),
             nearest_m=artifact.manifest.z_near if outside == "empty" else float(loops.EPSILON_M),
-            whole=artifact.manifest.family in SET_FAMILIES,
+            whole=artifact.manifest.family in ATTENDING_FAMILIES,
             outside=outside,
         )
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from kyn_models.types import UNKNOWN, VoxelGridSpec
 from kyn_models.views import cell_colours, visible_faces
-from kyn_models.whole_file import write_whole
+from kyn_models.whole_files import write_whole
 
 
 def write_voxel_mesh(

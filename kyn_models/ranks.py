@@ -72,9 +72,17 @@ def join() -> None:
     import torch
     import torch.distributed as dist
 
-    if here()[1] > 1 and not dist.is_initialized():
-        cuda = torch.cuda.is_available() and dist.is_nccl_available()
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    if here()[1] == 1 or dist.is_initialized():
+        return
+    from torch.distributed.rendezvous import rendezvous
+
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    store, rank, world = next(iter(rendezvous("env://", timeout=PATIENCE)))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # torchrun keeps its store when it starts processes again (pytorch issue 135712): without a name of its own a
+        # new attempt reads addresses of dead processes there. Machines count attempts differently, so only for one.
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
 
 
 def leave() -> None:

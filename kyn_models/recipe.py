@@ -29,7 +29,7 @@ from kyn_models.field_training import FieldLossConfig, field_loss, make_batch, v
 from kyn_models.frame_validation import validate_frames
 from kyn_models.loop import NOT_COMPARED, LoopConfig, part_of
 from kyn_models.models.loading import fill, make_config, make_model, weights_file
-from kyn_models.starting import start_from_artifact, start_from_imagenet, start_with_language
+from kyn_models.starting import start_from_artifact, start_from_imagenet, start_with_density, start_with_language
 from kyn_models.train import BEST, Batches, Loss, Trainer
 from kyn_models.view_synthesis import ViewLossConfig, frames_batch, view_loss
 
@@ -43,9 +43,10 @@ class TrainConfig:
     family, model: the system and the keys of its own configuration. data, held_out: frames to train and to validate
     on (``held_out`` may be left out for streets: ``validation`` is used); view_loss: what is learned from them.
     streets, validation, loss: the same for training on the geometry of streets, where there is no ``data``.
-    imagenet: start the image trunk from its ImageNet weights. lseg: kyn: the authors' demo_e200.ckpt, which stays
-    frozen; labels: kyn: the classes that its text tower is asked about; vocabulary: CLIP's file, none for that of the
-    labels extra. start_from: artifact folder of the same family to start from instead of all these.
+    imagenet: start the image trunk from its ImageNet weights. start_density: per metre, what the field begins with
+    (0: as random weights have it, about 0.7). lseg: kyn: the authors' demo_e200.ckpt, which stays frozen; labels: kyn:
+    the classes that its text tower is asked about; vocabulary: CLIP's file, none for that of the labels extra.
+    start_from: artifact folder of the same family to start from instead of all these.
     frozen: prefixes of parameters that keep their values, their normalisation statistics too.
     """
 
@@ -59,6 +60,7 @@ class TrainConfig:
     loss: FieldLossConfig = FieldLossConfig()
     loop: LoopConfig = LoopConfig()
     imagenet: bool = True
+    start_density: float = 0.0
     lseg: str = ""
     labels: tuple[str, ...] = ()
     vocabulary: str = ""
@@ -73,6 +75,8 @@ class TrainConfig:
             )
         if self.family == "kyn" and not (self.lseg or self.start_from):
             raise ValueError("lseg: got none, expected the authors' demo_e200.ckpt, or start_from: an artifact of kyn")
+        if self.start_density < 0:
+            raise ValueError(f"start_density: got {self.start_density}, expected 0 or above, per metre")
         if self.data is None and self.held_out is not None:
             raise ValueError("held_out: got frames to validate on and no `data` to train on, expected both or neither")
         if self.data is not None and self.data.layout != "streets" and self.held_out is None:
@@ -203,6 +207,8 @@ def _start(model: nn.Module, config: TrainConfig) -> None:
         return
     if config.imagenet:
         start_from_imagenet(model)
+    if config.start_density > 0:
+        start_with_density(model, config.start_density)
     if config.lseg:
         start_with_language(model, config.lseg, config.labels, config.vocabulary)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from kyn_models.artifact import Artifact
 from kyn_models.models.loading import fill, load_model
@@ -21,6 +24,16 @@ def start_from_artifact(model: Any, path: str) -> None:
 def start_from_imagenet(model: Any) -> None:
     """The image trunk's ImageNet weights. Raises ``OSError`` or ``ImportError`` where they cannot be had."""
     next(part for part in model.modules() if isinstance(part, TRUNKS)).load_imagenet()
+
+
+def start_with_density(model: Any, per_metre: float) -> None:
+    """Let the field begin with about this density everywhere: so little that light reaches all depths.
+
+    Random weights begin with 0.7 per metre, which hides everything beyond a few metres; large steps then overshoot to
+    an empty field, whose densities have no gradient left.
+    """
+    with torch.no_grad():
+        model.mlp_coarse.lin_out.bias.fill_(math.log(math.expm1(per_metre)))
 
 
 def start_with_language(model: Any, lseg: str, labels: tuple[str, ...], vocabulary: str) -> None:

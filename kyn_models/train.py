@@ -12,7 +12,6 @@ import math
 import os
 import pickle
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
@@ -121,8 +120,7 @@ class Trainer:
         if self.world == 1:
             return step
         ranks.join()
-        # Options of a loss may leave weights unused; the warning is for models of which that is never true.
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+        # Published models hold weights that nothing uses, such as output convolutions of other scales.
         return nn.parallel.DistributedDataParallel(step, find_unused_parameters=True)
 
     def _training_mode(self) -> None:

@@ -25,6 +25,8 @@ Legend = list[tuple[str, tuple[int, int, int]]]
 """Names with their colours."""
 NOT_SEEN = "outside the image"
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+READABLE_WIDTH = 600
+"""Pixels; narrower images of small models are enlarged, so that titles, scales and legends have room."""
 
 
 def colourise_depth(depth_m: np.ndarray, near_m: float = 3.0, far_m: float = 80.0) -> UInt8Array:
@@ -53,11 +55,18 @@ def titled(image: UInt8Array, title: str) -> UInt8Array:
     return np.vstack([bar, image])
 
 
+def readable(picture: np.ndarray) -> np.ndarray:
+    """(h, w, ...) at least ``READABLE_WIDTH`` wide: every pixel becomes a square of whole pixels where it is not."""
+    times = -(-READABLE_WIDTH // picture.shape[1])
+    return picture if times == 1 else picture.repeat(times, axis=0).repeat(times, axis=1)
+
+
 def depth_picture(prediction: Prediction) -> UInt8Array:
     """The depth image in colour, with a scale from 3 to 80 m, and what grey means where there is any."""
     assert prediction.depth_m is not None
     unseen = bool(np.isnan(prediction.depth_m).any())
-    return np.vstack([colourise_depth(prediction.depth_m), depth_scale(prediction.depth_m.shape[1], unseen)])
+    picture = readable(colourise_depth(prediction.depth_m))
+    return np.vstack([picture, depth_scale(picture.shape[1], unseen)])
 
 
 def depth_scale(width: int, unseen: bool) -> UInt8Array:
@@ -84,9 +93,11 @@ def input_picture(prediction: Prediction, seen: np.ndarray | None = None) -> UIn
 
     seen: (height, width) bool, None for an image that the camera saw whole.
     """
+    image = readable(prediction.image)
     if seen is None or seen.all():
-        return prediction.image
-    picture = np.where(seen[..., None], prediction.image, np.array(UNKNOWN_COLOUR, dtype=np.uint8))
+        return image
+    seen = readable(seen)
+    picture = np.where(seen[..., None], image, np.array(UNKNOWN_COLOUR, dtype=np.uint8))
     # In the widest grey strip: a photo ends at the sides or above and below.
     columns, rows = np.flatnonzero(seen.any(axis=0)), np.flatnonzero(seen.any(axis=1))
     if len(columns) and columns[0] >= 100:
@@ -179,10 +190,11 @@ def _swatches(rows: Legend, height: int, width: int) -> UInt8Array:
     return legend
 
 
-def labels_picture(prediction: Prediction) -> UInt8Array:
+def labels_picture(prediction: Prediction, seen: np.ndarray | None = None) -> UInt8Array:
     """The image in the colours of its classes, with their names: the class of the cell in which each pixel's surface
     lies. Pixels whose surface lies beyond the grid, or in a cell without a class, stay as they are.
 
+    seen: (height, width) bool, what of the model's image the camera saw; None for all of it.
     Raises ``ValueError`` if the prediction has no labels or no depth.
     """
     if prediction.labels is None or prediction.depth_m is None:
@@ -194,12 +206,14 @@ def labels_picture(prediction: Prediction) -> UInt8Array:
     cells = np.floor((points - np.array(spec.origin_m)) / spec.resolution_m).astype(int)
     inside = ((cells >= 0) & (cells < spec.shape[::-1])).all(axis=-1) & (depth > 0)
     x, y, z = np.moveaxis(np.where(inside[..., None], cells, 0), -1, 0)
-    classes = np.where(inside, prediction.labels[z, y, x], UNLABELLED).astype(np.uint8)
+    classes = readable(np.where(inside, prediction.labels[z, y, x], UNLABELLED).astype(np.uint8))
     colours = class_table(prediction.label_names)[classes]
     known = (classes < len(prediction.label_names))[..., None]
-    picture = np.where(known, 0.35 * prediction.image + 0.65 * colours, prediction.image).astype(np.uint8)
-    rows = present(classes[known[..., 0]], prediction.label_names)[: (k.height - 14) // LEGEND_ROW]
-    return np.hstack([picture, _swatches(rows, k.height, 92)])
+    image = input_picture(prediction, seen)
+    picture = np.where(known, 0.35 * image + 0.65 * colours, image).astype(np.uint8)
+    height = picture.shape[0]
+    rows = present(classes[known[..., 0]], prediction.label_names)[: (height - 14) // LEGEND_ROW]
+    return np.hstack([picture, _swatches(rows, height, 92)])
 
 
 def cell_colours(

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
-
 from kyn_models import views
 from kyn_models.ply import write_voxel_mesh
-from kyn_models.types import Prediction, UInt8Array
-from kyn_models.whole_file import write_whole
-
-
-def write_picture(path: Path, picture: UInt8Array) -> None:
-    """Write (H, W, 3) uint8 RGB as PNG, whole or not at all. Raises ``OSError``."""
-    done, content = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    if not done:
-        raise OSError(f"{path}: cannot be encoded as PNG")
-    write_whole(path, content.tobytes())
+from kyn_models.types import Prediction
+from kyn_models.whole_files import write_image
 
 
 def write_mesh(path: Path, prediction: Prediction, occupied_above: float) -> int:
@@ -37,7 +27,7 @@ def write_voxels(out: Path, name: str, prediction: Prediction, occupied_above: f
     So a frame whose picture is there is done. Returns the number of faces. Raises ``OSError``.
     """
     faces = write_mesh(out / f"{name}.ply", prediction, occupied_above)
-    write_picture(picture_path(out, name), views.frame_picture(prediction, name))
+    write_image(picture_path(out, name), views.frame_picture(prediction, name))
     return faces
 
 

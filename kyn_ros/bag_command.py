@@ -14,20 +14,24 @@ from kyn_ros.kitti360_bag import BagOptions, BagSummary, Progress, write_bag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", type=Path, metavar="KITTI360_DIR", help="KITTI-360 folder in the official layout")
+    parser.add_argument("data", type=Path, metavar="KITTI360_DIR", help="KITTI-360 folder in its official layout")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the bag; must be new")
-    parser.add_argument("--drive", help="drive of the folder (else its only one)")
+    parser.add_argument("--drive", help="drive, where the folder holds several")
     parser.add_argument(
-        "--camera", choices=("00", "01", "both"), default="00", help="left, right, or both below /left and /right"
+        "--camera",
+        choices=("00", "01", "both"),
+        default="00",
+        help="left, right, or both below /left and /right (else 00)",
     )
     parser.add_argument("--storage", choices=("mcap", "sqlite3"), default="mcap", help="file format (else mcap)")
     parser.add_argument("--compressed", action="store_true", help="the PNG files as they are, on image/compressed")
     parser.add_argument("--no-lidar", action="store_true", help="leave the scans out")
-    parser.add_argument("--start", type=int, metavar="FRAME", help="first frame number")
-    parser.add_argument("--stop", type=int, metavar="FRAME", help="last frame number")
+    parser.add_argument("--start", type=int, metavar="FRAME", help="first frame (else of the drive)")
+    parser.add_argument("--stop", type=int, metavar="FRAME", help="last frame (else of the drive)")
     parser.add_argument(
         "--rate-hz",
         type=float,
+        metavar="HZ",
         default=DEFAULT_RATE_HZ,
         help=f"frames per second where the drive has no timestamps.txt (else {DEFAULT_RATE_HZ:g})",
     )

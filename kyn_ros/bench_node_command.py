@@ -37,18 +37,29 @@ NEAR_ENOUGH = 1.05
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_arguments(parser)
-    parser.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
+    parser.add_argument(
+        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
+    )
     parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
-    parser.add_argument("-p", "--param", action="append", default=[], metavar="NAME:=VALUE", help="node parameter")
+    parser.add_argument(
+        "-p",
+        "--param",
+        action="append",
+        default=[],
+        metavar="NAME:=VALUE",
+        help="a parameter of the node; may be repeated",
+    )
     parser.add_argument(
         "--outputs",
         choices=("grid", "default", "all"),
         default="default",
         help="what is subscribed to: the grid alone; with volume and depth, as Nav2 and RViz (default); all topics",
     )
-    parser.add_argument("--rates", type=float, nargs="+", default=list(RATES_HZ), metavar="HZ", help="else 10 30 60")
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long each rate lasts (else 10)")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=list(RATES_HZ), metavar="HZ", help="images per second (else 10 30 60)"
+    )
+    parser.add_argument("--seconds", type=float, default=10.0, metavar="N", help="how long each rate lasts (else 10)")
     parser.add_argument("--find-highest", action="store_true", help="search the highest rate with under 5 %% missed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON too")
 

@@ -26,12 +26,15 @@ SYNTHETIC_SEED = 11
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="KITTI-360 folder (else a synthetic drive is made)")
     parser.add_argument("--drive", help="drive of the folder (else its only or first one)")
-    parser.add_argument("--frames", type=int, default=24, help="how many frames (else 24)")
-    parser.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
+    parser.add_argument("--frames", type=int, default=24, metavar="N", help="how many frames (else 24)")
+    parser.add_argument(
+        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
+    )
     parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
     parser.add_argument(
         "--out",
         type=Path,
+        metavar="DIR",
         default=Path("demo_out"),
         help="folder for the results, new, empty, or of an earlier demo, whose results are replaced (else demo_out)",
     )

@@ -10,8 +10,8 @@ from kyn_ros.environment import prepare_environment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, metavar="DIR", help="model artifact (else the one that comes with kyn)")
-    parser.add_argument("--runtime", help="runtime (else auto; `kyn doctor` lists them)")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="model artifact (else the shipped one)")
+    parser.add_argument("--runtime", help="what runs the network (else auto; `kyn doctor` lists what works)")
     parser.add_argument(
         "--camera-pose",
         type=float,
@@ -20,8 +20,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the OPTICAL frame in base_link, metres and radians (else from TF)",
     )
     parser.add_argument("--params-file", type=Path, metavar="YAML", help="parameters, as config/ros/perception.yaml")
-    parser.add_argument("-p", "--param", action="append", default=[], metavar="NAME:=VALUE", help="one more parameter")
-    parser.add_argument("-r", "--remap", action="append", default=[], metavar="FROM:=TO", help="remap a topic")
+    parser.add_argument(
+        "-p",
+        "--param",
+        action="append",
+        default=[],
+        metavar="NAME:=VALUE",
+        help="a parameter of the node; may be repeated",
+    )
+    parser.add_argument(
+        "-r",
+        "--remap",
+        action="append",
+        default=[],
+        metavar="FROM:=TO",
+        help="another name for a topic; may be repeated",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from kyn_ros.node_load import Load
 
-PREDICT_STAGES = ("warp", "encode", "depth", "volume", "assemble")
+PREDICT_STAGES = ("warp", "encode", "depth", "labels", "volume", "assemble")
 FORMULA = f"median latency - predict, predict = {' + '.join(PREDICT_STAGES)} (medians that the node diagnoses)"
 DROPS = 0.05
 """Share of missed frames from which a rate counts as too high."""

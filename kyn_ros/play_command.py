@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=1.0, help="speed: times real time (else 1)")
     parser.add_argument("--loop", action="store_true", help="start again at the end, until Ctrl-C")
     folder = parser.add_argument_group("KITTI-360 folders only")
-    folder.add_argument("--drive", help="drive of the folder, where it holds several")
-    folder.add_argument("--start", type=int, help="first frame number")
-    folder.add_argument("--stop", type=int, help="last frame number")
+    folder.add_argument("--drive", help="drive, where the folder holds several")
+    folder.add_argument("--start", type=int, metavar="FRAME", help="first frame (else of the drive)")
+    folder.add_argument("--stop", type=int, metavar="FRAME", help="last frame (else of the drive)")
     folder.add_argument(
         "--lockstep", action="store_true", help="next image once the node has answered the last one: no frame is lost"
     )

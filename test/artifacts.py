@@ -15,28 +15,34 @@ from kyn_models.networks.lseg import LSegConfig
 from kyn_models.networks.vit import VitConfig
 
 TINY = BtsConfig(encoder="efficientnet_lite0", channels_dec=(8, 16, 16, 32, 32), d_out=16, feature_scale=1, hidden=16)
-
-TINY_KYN = KynConfig(
-    encoder="resnet18",
-    channels_dec=(8, 8, 8, 16, 16),
-    d_out=8,
-    lseg=LSegConfig(VitConfig(width=16, depth=4, heads=2, size=64), 64, (0, 1, 2, 3), (8, 8, 16, 16), 8, 8),
-    fused=16,
-    hidden=16,
-    heads=2,
-    head_channels=8,
-    label_count=5,
+TINY_LSEG = LSegConfig(
+    VitConfig(width=32, depth=4, heads=2, patch=16, size=64),
+    crop=96,
+    taps=(0, 1, 2, 3),
+    stages=(8, 16, 32, 32),
+    features=16,
+    out=12,
 )
-
-
-def seeded_kyn(config: KynConfig = TINY_KYN, salt: str = "", lin_out_bias: float = -2.0) -> Kyn:
-    """A model in evaluation mode whose labels differ from place to place."""
-    return seeded.seeded_kyn(config, salt, lin_out_bias)
+TINY_KYN = KynConfig(
+    encoder="efficientnet_lite0",
+    channels_dec=(8, 16, 16, 32, 32),
+    d_out=16,
+    lseg=TINY_LSEG,
+    fused=24,
+    hidden=16,
+    head_channels=4,
+    label_count=6,
+)
 
 
 def seeded_bts(config: BtsConfig = TINY, salt: str = "", lin_out_bias: float = -2.0) -> Bts:
     """A model in evaluation mode. lin_out_bias: the lower, the thinner the world."""
     return seeded.seeded_bts(config, salt, lin_out_bias)
+
+
+def seeded_kyn(config: KynConfig = TINY_KYN, salt: str = "", lin_out_bias: float = 0.0) -> Kyn:
+    """The same for Know Your Neighbors."""
+    return seeded.seeded_kyn(config, salt, lin_out_bias)
 
 
 def write_seeded_artifact(
@@ -46,9 +52,9 @@ def write_seeded_artifact(
     return seeded.write_seeded_artifact(path, model or seeded_bts(), half, width, height)
 
 
-def write_tiny_kyn(path: Path, width: int = 160, height: int = 64) -> Artifact:
-    """The same of Know Your Neighbors."""
-    write_seeded_artifact(path, seeded_kyn(), width=width, height=height)
+def write_tiny_kyn(path: Path, width: int = 160, height: int = 64, lin_out_bias: float = -2.0) -> Artifact:
+    """The same of Know Your Neighbors. lin_out_bias: at -0.8 some cells are occupied and some free."""
+    write_seeded_artifact(path, seeded_kyn(lin_out_bias=lin_out_bias), width=width, height=height)
     return export(path)[0]
 
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "data"))
-
 from tiny_raw import DRIVE, HEIGHT, WIDTH, write_raw
 
 from kyn_models import cli, published_depth

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_drive as tiny
+import tiny_realestate
 
 pytest.importorskip("numba")
 
 from kyn_models import evaluate_nvs
 from kyn_models.cli import main
+from kyn_models.cli.eval_nvs import OPTIONS
 from kyn_models.data.streets import Streets, StreetsOptions
 from kyn_models.evaluate_nvs import NvsOptions, TrueDepthViews, UnmovedViews, inner
 from kyn_models.image_metrics import psnr, ssim
@@ -173,6 +175,31 @@ def test_the_command_on_kitti_raw_with_the_stereo_partner(tiny_artifact, tmp_pat
     assert "2 frames at 384x128" in capsys.readouterr().out
 
 
+def test_the_command_on_realestate10k_compares_with_the_fifth_frame_after(tiny_artifact, tmp_path, capsys):
+    root, table, split = tmp_path / "re10k", tmp_path / "scores.csv", tmp_path / "test_files.txt"
+    tiny_realestate.write_prepared(root, "0a1b", count=7)
+    split.write_text("0a1b 0\nffee 3\n0a1b 1\n")
+    arguments = ["--layout", "realestate10k", "--data", str(root), "--split", str(split), "--csv", str(table)]
+    arguments += ["--model", str(tiny_artifact), "--size", "64x32", "--samples", "4"]
+    assert OPTIONS["realestate10k"] == NvsOptions(384, 256, samples=48)
+
+    def unmoved(*more: str) -> list[float]:
+        assert main(["eval", "nvs", *arguments, *more]) == 0
+        rows = csv.DictReader(table.open())
+        return [float(row["psnr"]) for row in rows if row["answer"] == "the input, not moved"]
+
+    # Two of three channels change by 10 of 255 a frame.
+    def expected(frames: int) -> float:
+        return -10 * math.log10(2 / 3 * (10 * frames / 255) ** 2)
+
+    assert unmoved() == pytest.approx([expected(5)] * 2, abs=0.3)
+    said = capsys.readouterr().out
+    assert "2 frames at 64x32" in said and "left out: 1 lines" in said and "line 2: names frame 3 of ffee" in said
+    # One frame before, and the first frame has none: as published it is its own.
+    before = unmoved("--offset", "-1")
+    assert before[0] == math.inf and before[1] == pytest.approx(expected(1), abs=1)
+
+
 def test_the_command_with_lpips_on_streets(tiny_artifact, tmp_path, capsys):
     torch = pytest.importorskip("torch")
     from kyn_models.networks.lpips import Lpips
@@ -194,6 +221,8 @@ def test_the_command_with_lpips_on_streets(tiny_artifact, tmp_path, capsys):
         (["--data", "{drive}", "--samples", "1"], "--samples: got 1, expected at least 2"),
         (["--data", "{drive}", "--every", "0"], "--every: got 0"),
         (["--data", "{drive}", "--offset", "9"], "none has a pose"),
+        (["--data", "{drive}", "--offset", "0"], "--offset: got 0"),
+        (["--data", "{drive}", "--layout", "realestate10k"], "cameras: missing or empty"),
         (["--data", "{drive}", "--layout", "kitti_raw"], "--split: got none, expected a frame list"),
         (["--layout", "streets", "--frames", "0"], "--frames: got 0"),
         (["--data", "{drive}", "--lpips", "nowhere.pth"], "nowhere.pth"),

@@ -136,7 +136,6 @@ def test_split_lines_that_cannot_be_scored_are_counted_or_an_error(
         (["--truth", ".", "--protocol", "bts"], "which the bts protocol does not use"),
         (["--truth", "."], "got no frame that has masks"),
         (["--scans", "0"], "--scans: got 0, expected at least 1"),
-        (["--layout", "kitti_raw"], "expected kitti360"),
     ],
 )
 def test_errors_are_one_sentence(

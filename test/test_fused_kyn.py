@@ -57,8 +57,8 @@ class Graph:
 
 
 @pytest.mark.parametrize("precision", list(ENGINES))
-def test_the_graph_says_what_the_plain_model_says(tiny_kyn_artifact: Path, precision: str) -> None:
-    artifact, (image, queries) = Artifact.load(tiny_kyn_artifact), questions()
+def test_the_graph_says_what_the_plain_model_says(tiny_kyn: Path, precision: str) -> None:
+    artifact, (image, queries) = Artifact.load(tiny_kyn), questions()
     plain = PlainTorch(artifact, "cpu").prepare(queries)(image, frozenset(queries)).arrays
     directions, points = queries["depth"].directions.reshape(-1, 3), queries["density"].points
     answer = Graph(artifact, precision).run(image, directions, points)
@@ -76,8 +76,8 @@ def test_the_graph_says_what_the_plain_model_says(tiny_kyn_artifact: Path, preci
     assert (error <= wide * (1e-3 + 1e-3 * expected_depth[finite])).all()
 
 
-def test_two_runs_that_know_of_each_other_are_one_set(tiny_kyn_artifact: Path) -> None:
-    graph, (image, queries) = Graph(Artifact.load(tiny_kyn_artifact), "float32"), questions()
+def test_two_runs_that_know_of_each_other_are_one_set(tiny_kyn: Path) -> None:
+    graph, (image, queries) = Graph(Artifact.load(tiny_kyn), "float32"), questions()
     rays, points = queries["depth"].directions.reshape(-1, 3), queries["density"].points
     halves = (points[:400], points[400:])
     whole = graph.run(image, rays, points)
@@ -90,21 +90,21 @@ def test_two_runs_that_know_of_each_other_are_one_set(tiny_kyn_artifact: Path) -
     assert np.array_equal(first["depth"], whole["depth"]), "rays are a set of their own"
 
 
-def test_nothing_in_view_is_no_fault(tiny_kyn_artifact: Path) -> None:
-    graph, (image, queries) = Graph(Artifact.load(tiny_kyn_artifact), "float32"), questions()
+def test_nothing_in_view_is_no_fault(tiny_kyn: Path) -> None:
+    graph, (image, queries) = Graph(Artifact.load(tiny_kyn), "float32"), questions()
     nothing = np.empty((0, 3), np.float32)
     aside = queries["density"].points[:300] * np.float32([0.1, 1, 1]) + np.float32([3000, 0, 0])
     answer = graph.run(image, nothing, aside)
-    plain = PlainTorch(Artifact.load(tiny_kyn_artifact), "cpu").prepare({"density": PointQuery(aside)})
+    plain = PlainTorch(Artifact.load(tiny_kyn), "cpu").prepare({"density": PointQuery(aside)})
     expected = plain(image, frozenset({"density"})).arrays["density"]
     assert not answer["point_sums"].any() and not answer["ray_sums"].any()
     np.testing.assert_allclose(answer["density"][:300], expected, rtol=1e-3, atol=1e-4)
 
 
-def test_weights_lie_in_the_weights_file(tiny_kyn_artifact: Path) -> None:
+def test_weights_lie_in_the_weights_file(tiny_kyn: Path) -> None:
     """All that have a size: else those of a large transformer would be stored once more for each graph."""
     for name in ENGINES.values():
-        graph = onnx.load(tiny_kyn_artifact / name, load_external_data=False).graph
+        graph = onnx.load(tiny_kyn / name, load_external_data=False).graph
         outside = [item for item in graph.initializer if item.data_location == onnx.TensorProto.EXTERNAL]
         assert {entry.value for item in outside for entry in item.external_data if entry.key == "location"} == {WEIGHTS}
         inside = [item for item in graph.initializer if item.data_location != onnx.TensorProto.EXTERNAL]
@@ -113,8 +113,8 @@ def test_weights_lie_in_the_weights_file(tiny_kyn_artifact: Path) -> None:
         assert len(linear) == 4 * 4, "four blocks of four linear layers"
 
 
-def test_half_precision_stays_in_the_image_network(tiny_kyn_artifact: Path) -> None:
-    path = tiny_kyn_artifact / ENGINES["float16"]
+def test_half_precision_stays_in_the_image_network(tiny_kyn: Path) -> None:
+    path = tiny_kyn / ENGINES["float16"]
     model = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True)
     graph, half = model.graph, onnx.TensorProto.FLOAT16
     types = {item.name: item.type.tensor_type.elem_type for item in (*graph.value_info, *graph.input, *graph.output)}

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "data"))
-
 from tiny_raw import DRIVE, STEP_M, image, write_raw
 
 from kyn_models.cli import main

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "data"))
 
 pytest.importorskip("av", reason="reading videos needs the video extra")
 

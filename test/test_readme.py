@@ -27,6 +27,12 @@ RUN = {
     "kyn node --camera-pose 1.575 -0.004 1.58 -1.6726 0.0019 -1.533 -p use_sim_time:=true": "test/ros/test_play.py",
     "kyn play drive_0000 --loop": "test/ros/test_play.py",
     "kyn prepare kitti360 --data KITTI-360": "test/test_prepare.py",
+    "kyn prepare kitti-raw --data KITTI-raw --out KITTI-small --splits train_files.txt val_files.txt": (
+        "test/test_prepare_kitti_raw.py"
+    ),
+    "kyn prepare realestate10k --cameras RealEstate10K/train --videos videos --out RE10K-train": (
+        "test/test_prepare_realestate10k.py"
+    ),
     "colcon build --packages-select kyn && source install/setup.bash": "test/test_build_colcon.py",
 }
 """Command to the test that runs it (with other paths)."""

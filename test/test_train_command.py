@@ -12,7 +12,7 @@ for library in ("torch", "safetensors", "onnx", "onnxscript", "tensorboard", "tq
     pytest.importorskip(library, reason="training needs the train extra")
 
 import torch
-from artifacts import TINY
+from artifacts import TINY, write_seeded_artifact
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_view_synthesis import Wall
 from tiny_drive import DRIVE, FOCAL, write_drive
@@ -118,11 +118,12 @@ def test_the_loss_falls_and_gradients_are_finite(tmp_path: Path) -> None:
     assert np.mean(losses[-4:]) < 0.6 * np.mean(losses[:4])
 
 
-def test_training_goes_on_from_an_artifact(drive: Path, tiny_artifact: Path, tmp_path: Path) -> None:
+def test_training_goes_on_from_an_artifact(drive: Path, tmp_path: Path) -> None:
     from kyn_models.recipe import TrainConfig, make_task, make_trainer
 
-    mapping = {**configuration.to_mapping(job_config(drive)), "start_from": str(tiny_artifact)}
+    artifact = write_seeded_artifact(tmp_path / "artifact")
+    mapping = {**configuration.to_mapping(job_config(drive)), "start_from": str(artifact.path)}
     config = configuration.from_mapping(TrainConfig, mapping, "recipe")
     trainer = make_trainer(config, make_task(config, tmp_path), tmp_path)
-    start = load_model(Artifact.load(tiny_artifact)).state_dict()
+    start = load_model(artifact).state_dict()
     assert all(torch.equal(value, start[name]) for name, value in trainer.model.state_dict().items())

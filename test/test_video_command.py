@@ -63,6 +63,15 @@ def test_flights_and_rise_from_photos(tiny_artifact, tmp_path, capsys):
     pictures = frames_of(out)
     assert len(pictures) == film.rise_pictures(3) and pictures[0].shape == (84, 192, 3)
     assert "no --fov given" not in capsys.readouterr().out
+    calibration = tmp_path / "camera.yaml"
+    numbers = "{fx: 40, fy: 40, cx: 31.5, cy: 23.5, width: %d, height: 48}"
+    calibration.write_text(numbers % 64)
+    common = [*common, "--out", str(out), "--path", "look", "--camera-info", str(calibration)]
+    assert main(["video", "flight", *common]) == 0
+    assert "no --fov given" not in capsys.readouterr().out
+    calibration.write_text(numbers % 80)
+    assert main(["video", "flight", *common]) == 2
+    assert "camera.yaml: got a camera of 80x48 pixels, expected 64x48 as the photo" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -133,6 +142,38 @@ def test_a_wrong_path_file_is_named_with_its_line(tmp_path, text, words):
     with pytest.raises(ValueError, match="p.txt") as caught:
         camera_paths.read_path(file)
     assert words in str(caught.value)
+
+
+def test_a_path_of_arrays_is_taken_as_stored(tmp_path):
+    # The form of Behind the Scenes' simple_movement.npy: poses that leave and come back to the key camera.
+    poses = camera_paths.PATHS["circle"](5)
+    for name, stored in (("a", poses), ("b", poses[:, :3].astype(np.float32))):
+        np.save(tmp_path / f"{name}.npy", stored)
+        np.testing.assert_allclose(camera_paths.read_path(tmp_path / f"{name}.npy"), poses, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "stored, words",
+    [
+        (np.zeros((2, 4)), r"float64 of shape \(2, 4\), expected"),
+        (np.zeros((0, 4, 4)), "got no pose"),
+        (np.stack([np.eye(4), 2 * np.eye(4)]), "pose 1: got a matrix that is not a rigid transform"),
+        (np.full((1, 3, 4), "a"), "got <U1 of shape"),
+        (None, "damaged or no .npy file"),
+    ],
+)
+def test_a_wrong_path_of_arrays_is_named(tmp_path, stored, words):
+    file = tmp_path / "p.npy"
+    file.write_bytes(b"1 0 0 0") if stored is None else np.save(file, stored)
+    with pytest.raises(ValueError, match=f"p.npy.*{words}"):
+        camera_paths.read_path(file)
+
+
+def test_a_path_that_is_no_text_is_named(tmp_path):
+    file = tmp_path / "p.txt"
+    file.write_bytes(b"\x93NUMPY\xff\xfe")
+    with pytest.raises(ValueError, match="p.txt: got a file that is no text"):
+        camera_paths.read_path(file)
 
 
 class Street:

@@ -177,6 +177,28 @@ def test_the_image_in_the_colours_of_its_classes(labelled, prediction):
         views.labels_picture(prediction)
 
 
+def test_what_the_camera_did_not_see_is_grey_beside_the_classes_too(labelled):
+    seen = np.ones((192, 640), bool)
+    seen[:, :200] = False
+    depth = np.where(seen, labelled.depth_m, np.float32(np.nan))
+    picture = views.labels_picture(Prediction(**{**vars(labelled), "depth_m": depth}), seen)
+    assert (picture[150, 100] == views.UNKNOWN_COLOUR).all()
+    assert (picture[150, 320] != views.UNKNOWN_COLOUR).any()
+
+
+def test_small_images_are_enlarged_for_what_is_written_beside_them(prediction):
+    camera = KITTI360_CAMERA.resized(160, 64)
+    image = np.random.default_rng(1).integers(0, 256, (64, 160, 3), dtype=np.uint8)
+    depth = np.full((64, 160), 10, np.float32)
+    small = Prediction(**{**vars(prediction), "image": image, "intrinsics": camera, "depth_m": depth})
+    drawn = views.input_picture(small)
+    assert drawn.shape == (256, 640, 3)
+    np.testing.assert_array_equal(drawn[1::4, 1::4], image)
+    assert views.depth_picture(small).shape == (256 + 34, 640, 3)
+    half = np.arange(160) < 80
+    assert (views.input_picture(small, np.broadcast_to(half, (64, 160)))[100, 321:] == views.UNKNOWN_COLOUR).all()
+
+
 def test_a_frame_picture_with_classes_has_the_size_of_one_without(labelled, prediction):
     with_classes, without = views.frame_picture(labelled, "x"), views.frame_picture(prediction, "x")
     assert with_classes.shape[0] == without.shape[0] and with_classes.shape[1] % 2 == 0

@@ -21,19 +21,19 @@ from typing import NoReturn
 from kyn_models import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "doctor": ("kyn_models.cli.doctor", "what is installed and works, what to do about each gap"),
+    "doctor": ("kyn_models.cli.doctor", "what is installed and works, and what to do about each gap"),
     "image": ("kyn_models.cli.image", "one photo to depth, bird's-eye view and voxel mesh"),
     "voxels": ("kyn_models.cli.voxels", "voxel mesh and picture of every frame of a KITTI-360 split"),
-    "video": ("kyn_models.cli.video", "video of a sequence, a flight or the rise to a bird's-eye view"),
+    "video": ("kyn_models.cli.video", "video of a sequence, of flights, or of the rise to a bird's-eye view"),
     "synth": ("kyn_models.cli.synth", "write synthetic streets in the KITTI-360 layout"),
     "prepare": ("kyn_models.cli.prepare", "make what the readers of a downloaded data set need"),
     "import": ("kyn_models.cli.import_", "make a model artifact from an official checkpoint"),
     "engine": ("kyn_models.cli.engine", "build, list or remove TensorRT engines"),
-    "export": ("kyn_models.cli.export", "add ONNX and self-test to an artifact"),
+    "export": ("kyn_models.cli.export", "add ONNX files and the self-test to a model artifact"),
     "train": ("kyn_models.cli.train", "train a model from a configuration file"),
-    "gt-occupancy": ("kyn_models.cli.gt_occupancy", "occupancy truth from lidar for a split, as files"),
-    "prior": ("kyn_models.cli.prior", "what streets look like on average, for comparison in eval"),
-    "eval": ("kyn_models.cli.eval", "occupancy or depth metrics on a KITTI-360 folder"),
+    "gt-occupancy": ("kyn_models.cli.gt_occupancy", "occupancy truth from the lidar of KITTI-360, as files"),
+    "prior": ("kyn_models.cli.prior", "what streets look like on average, for comparison in `kyn eval`"),
+    "eval": ("kyn_models.cli.eval", "published scores of a model: occupancy, depth, second views"),
     "bench": ("kyn_models.cli.bench", "time, memory and accuracy of every runtime on this machine"),
 }
 """Name to module and one line of help, in the order of ``kyn --help``."""
@@ -56,7 +56,7 @@ REMEDIES = {
     "tensorboard": extra("train"),
     "tqdm": extra("train"),
     "matplotlib": extra("plot"),
-    "av": extra("viz"),
+    "av": extra("video"),
     "rerun": extra("viz"),
     "rosbags": "pip install rosbags",
     "kyn": "its messages were not built: build with colcon, or `make setup`, where the interface generators are",

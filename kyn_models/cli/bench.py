@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "moved over what the machine measurably can, so nothing gets below 1 in float32."
     )
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
+    model.add_argument(
+        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
+    )
     model.add_argument(
         "--seeded",
         choices=("resnet50", "kyn"),
@@ -150,6 +152,7 @@ def _measure(
             plain = benchmark.summary(outcome)
             for row, answered in zip(rows, measured, strict=True):
                 row["difference"] = benchmark.difference(answered.answers, outcome.answers)
+            benchmark.add_plain_ratios(rows, plain)
     rates = laboratory.rates()
     work = benchmark_floor.count_work(
         artifact, cases[0].depth_rays[0] * cases[0].depth_rays[1], rows[0]["cells_in_view"]
@@ -194,27 +197,42 @@ def print_report(content: Mapping[str, Any]) -> None:
     )
     print("milliseconds, median / 95th percentile; memory in MB before loading / at the peak")
     shown = [*rows, plain] if isinstance(plain, dict) else rows
-    columns = (*benchmark.STAGES, "whole frame", "frames/s", "memory")
-    print_table(columns, [(_name(row), _times(row)) for row in shown])
+    stages = [stage for stage in benchmark.STAGES if any(stage in row["stages_ms"] for row in shown)]
+    print_table((*stages, "whole frame", "frames/s", "memory"), [(_name(row), _times(row, stages)) for row in shown])
     if isinstance(plain, str):
         print(f"plain path: not run, {plain}")
-    print("\nratio to the float32 encoder, and difference to the plain path (largest / mean; share of rays and cells)")
-    compared = ("decoding", "whole frame", "density", "depth m", "sky differs", "grid differs", "answers")
+    print(
+        "\nratio to the float32 encoder; depth and volume as a share of the plain path's time; difference to the plain "
+        "path (largest / mean; share of rays and cells)"
+    )
+    compared = (
+        "decoding",
+        "whole frame",
+        "depth time",
+        "volume time",
+        "density",
+        "depth m",
+        "sky differs",
+        "grid differs",
+        "answers",
+    )
     print_table(compared, [(_name(row), [*_ratios(row), *_differences(row), _answers(row)]) for row in rows])
     rates = content["rates"]
     print(
         f"\nfloor: {rates['multiply_adds'] / 1e9:.0f} G float32 multiply-adds and {rates['bytes'] / 1e9:.1f} GB per "
         "second, measured on the CPU; in brackets how many times the floor it takes (half precision: may be below 1)"
     )
-    stages = tuple(content["work"]) + ("together",)
-    work = [_work(content["work"][stage]) if stage in content["work"] else "" for stage in stages]
-    print_table(stages, [("counted", work), *((_name(row), [_floor(row, stage) for stage in stages]) for row in rows)])
+    counted = (*content["work"], "together")
+    work = [_work(content["work"][stage]) if stage in content["work"] else "" for stage in counted]
+    print_table(
+        counted, [("counted", work), *((_name(row), [_floor(row, stage) for stage in counted]) for row in rows)]
+    )
     print("\nlibraries: " + ", ".join(dict.fromkeys(row["library"] for row in shown)))
 
 
-def _times(row: Mapping[str, Any]) -> list[str]:
-    stages = row["stages_ms"]
-    texts = [_pair(stages[stage]) if stage in stages else "-" for stage in benchmark.STAGES]
+def _times(row: Mapping[str, Any], stages: Sequence[str]) -> list[str]:
+    found = row["stages_ms"]
+    texts = [_pair(found[stage]) if stage in found else "-" for stage in stages]
     memory = f"{row['before_mb']:.0f} / {row['peak_mb']:.0f}"
     if row["gpu_mb"] is not None:
         memory += f", GPU {row['gpu_mb']:.0f}"
@@ -226,9 +244,13 @@ def _pair(times: Mapping[str, float]) -> str:
 
 
 def _ratios(row: Mapping[str, Any]) -> list[str]:
-    if "decoding_ratio" not in row:
-        return ["-", "-"]
-    return [f"{row['decoding_ratio']:.2f}", f"{row['frame_ratio']:.2f}"]
+    ratios = (row.get("decoding_ratio"), row.get("frame_ratio"))
+    shares = [row.get("plain_ratios", {}).get(stage) for stage in benchmark.DECODING]
+    return [*(_number(value, 2) for value in ratios), *(_number(value, 3) for value in shares)]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _differences(row: Mapping[str, Any]) -> list[str]:

@@ -38,7 +38,9 @@ class Check:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
+    parser.add_argument(
+        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

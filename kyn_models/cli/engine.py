@@ -6,6 +6,7 @@ import argparse
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 from kyn_models import runtimes
 from kyn_models.artifact import Artifact, default_artifact
@@ -19,20 +20,30 @@ DAY_S = 86400.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    build = actions.add_parser("build", help="build the engine of a model for this GPU, and test it")
+    build = _action(actions, "build", "build the engine of a model for this GPU, and test it")
     build.add_argument(
-        "model", type=Path, nargs="?", default=default_artifact(), help="artifact (else the shipped one)"
+        "model", type=Path, nargs="?", default=default_artifact(), help="model artifact (else the shipped one)"
     )
-    build.add_argument("--precision", default="auto", help="of convolutions: auto (float16), float16 or float32")
+    build.add_argument("--precision", default="auto", help="of convolutions: float16 or float32 (else auto: float16)")
     build.add_argument(
-        "--rays", type=int, nargs=2, default=(96, 320), metavar=("ROWS", "COLUMNS"), help="as depth_rays of the node"
+        "--rays",
+        type=int,
+        nargs=2,
+        default=(96, 320),
+        metavar=("ROWS", "COLUMNS"),
+        help="as depth_rays of the node (else 96 320)",
     )
-    build.add_argument("--points", type=int, help="cells of the grid (default: those of the node's default grid)")
-    actions.add_parser("list", help="engines in the cache, the newest first")
-    clean = actions.add_parser("clean", help="remove engines from the cache")
+    build.add_argument("--points", type=int, metavar="N", help="cells of the grid (else as the node's default grid)")
+    _action(actions, "list", "list the engines in the cache, the newest first")
+    clean = _action(actions, "clean", "remove engines from the cache")
     which = clean.add_mutually_exclusive_group(required=True)
     which.add_argument("--all", action="store_true", help="all of them")
     which.add_argument("--older-than", type=float, metavar="DAYS", help="those built more than DAYS days ago")
+
+
+def _action(actions: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""``kyn eval occupancy|depth``: the published scores of a model, as a table and per frame as CSV.
+"""``kyn eval occupancy|depth|nvs``: the published scores of a model, as a table and per frame as CSV.
 
 This module names the evaluations and holds what they share; each has a module with ``add_arguments(parser)`` and
 ``run(args) -> int``, as a subcommand's, which imports what is heavy inside ``run``.
@@ -28,7 +28,6 @@ EVALUATIONS: dict[str, tuple[str, str]] = {
     "nvs": ("kyn_models.cli.eval_nvs", "pictures of a second view: PSNR, SSIM, LPIPS"),
 }
 """Name to module and one line of help, in the order of ``kyn eval --help``."""
-LAYOUTS = ("kitti360", "kitti_raw", "kitti_odometry")
 Drives = list[tuple[Kitti360, tuple[int, ...]]]
 
 
@@ -53,22 +52,27 @@ def run(args: argparse.Namespace) -> int:
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model runs how, on which frames, and where the scores of each frame go."""
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set folder in official layout")
     parser.add_argument(
-        "--model", type=Path, default=default_artifact(), help="model artifact, or a prior (.npz); else the shipped one"
+        "--data", type=Path, required=True, metavar="DIR", help="data set folder in its official layout"
     )
-    parser.add_argument("--layout", choices=LAYOUTS, default="kitti360", help="data set of DIR (else kitti360)")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=default_artifact(),
+        metavar="DIR",
+        help="model artifact, or a prior (.npz) (else the shipped artifact)",
+    )
     parser.add_argument("--drive", help="drive or sequence, where DIR holds several")
     parser.add_argument("--camera", choices=("00", "01"), default="00", help="KITTI-360 camera (else 00, the left one)")
     parser.add_argument("--split", type=Path, metavar="FILE", help="published frame list: <drive> <frame> <l|r> lines")
-    parser.add_argument("--start", type=int, metavar="FRAME", help="first frame number")
-    parser.add_argument("--stop", type=int, metavar="FRAME", help="last frame number")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th frame")
+    parser.add_argument("--start", type=int, metavar="FRAME", help="first frame (else of the drive)")
+    parser.add_argument("--stop", type=int, metavar="FRAME", help="last frame (else of the drive)")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th frame (else all)")
     parser.add_argument(
         "--other-images", action="store_true", help="show the model another frame's image: what its image is worth"
     )
     parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of its convolutions (else auto)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the scores of each frame")
 
 

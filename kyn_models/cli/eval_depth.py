@@ -25,6 +25,8 @@ from kyn_models.data.kitti_raw import KittiRaw
 from kyn_models.metrics import DepthScores
 from kyn_models.types import Sample
 
+LAYOUTS = ("kitti360", "kitti_raw", "kitti_odometry")
+
 
 class Frames(Protocol):
     """A list of samples that are read when asked for."""
@@ -36,6 +38,7 @@ class Frames(Protocol):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(parser)
+    parser.add_argument("--layout", choices=LAYOUTS, default="kitti360", help="data set of DIR (else kitti360)")
     eval_depth_raw.add_arguments(parser)
 
 

@@ -29,14 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("published KITTI raw protocol (the default with --layout kitti_raw --split)")
     group.add_argument("--crop", choices=("garg", "none"), help="part of the image that counts (else garg)")
     group.add_argument(
-        "--median-scaling", choices=tuple(SCALINGS), help="print scores without and with it, or one of the two"
+        "--median-scaling",
+        choices=tuple(SCALINGS),
+        help="print scores without and with it, or one of the two (else both)",
     )
     group.add_argument(
         "--rays",
         choices=("auto", "published", "runtime"),
         default="auto",
         help="published: whole image resized, rays of the paper's evaluator, needs torch; runtime: what a robot gets, "
-        "image warped to the training camera (auto: published for models trained on such images)",
+        "image warped to the training camera (else auto: published for models trained on such images)",
     )
     group.add_argument("--strict", action="store_true", help="a split line whose files are missing is an error")
 

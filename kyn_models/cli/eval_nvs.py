@@ -12,6 +12,8 @@ from kyn_models import evaluate_nvs
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.cli import eval as shared
 from kyn_models.data.kitti360 import Kitti360
+from kyn_models.data.kitti_raw_split import KittiRawSplit
+from kyn_models.data.realestate10k import RealEstate10k
 from kyn_models.data.splits import read_split
 from kyn_models.predictor import Predictor
 from kyn_models.runtimes import NAMES
@@ -21,10 +23,14 @@ from kyn_models.types import Sample
 OPTIONS = {
     "kitti360": evaluate_nvs.NvsOptions(640, 192),
     "kitti_raw": evaluate_nvs.NvsOptions(384, 128),
+    "realestate10k": evaluate_nvs.NvsOptions(384, 256, samples=48),
     "streets": evaluate_nvs.NvsOptions(640, 192),
 }
 """Published size and samples of each data set."""
 HELD_OUT_SEED = 910_000
+REALESTATE10K_OFFSET = 5
+"""The frame to be synthesised is so many frames later, as in the authors' validation: their evaluator, given more than
+two frames a sample, takes the one so many frames earlier, which the published list's first frames do not have."""
 
 
 class Samples(Protocol):
@@ -36,19 +42,35 @@ class Samples(Protocol):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, metavar="DIR", help="data set folder in official layout (not for streets)")
-    parser.add_argument("--layout", choices=tuple(OPTIONS), default="kitti360", help="data set (else kitti360)")
-    parser.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
-    parser.add_argument("--drive", help="drive, where DIR holds several")
-    parser.add_argument("--camera", choices=("00", "01"), default="00", help="KITTI-360 camera that the model gets")
-    parser.add_argument("--split", type=Path, metavar="FILE", help="published frame list")
-    parser.add_argument("--poses", type=Path, metavar="DIR", help="KITTI raw: <date>/<drive>.txt (else from oxts)")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th frame")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="data set folder in its official layout (not for streets)"
+    )
+    parser.add_argument(
+        "--layout",
+        choices=tuple(OPTIONS),
+        default="kitti360",
+        help="data set of DIR (else kitti360); streets are made, they need no DIR",
+    )
+    parser.add_argument(
+        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
+    )
+    parser.add_argument("--drive", help="KITTI-360: drive, where DIR holds several")
+    parser.add_argument(
+        "--camera",
+        choices=("00", "01"),
+        default="00",
+        help="KITTI-360: camera that the model gets (else 00, the left one)",
+    )
+    parser.add_argument("--split", type=Path, metavar="FILE", help="published frame list; KITTI raw needs one")
+    parser.add_argument(
+        "--poses", type=Path, metavar="DIR", help="KITTI raw: poses, <date>/<drive>.txt (else from oxts)"
+    )
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th frame (else all)")
     parser.add_argument(
         "--offset",
         type=int,
         metavar="N",
-        help="the view N frames later by the same camera (else the stereo partner)",
+        help="the view N frames later by the same camera (else the stereo partner; RealEstate10K: 5)",
     )
     parser.add_argument(
         "--seed", type=int, default=HELD_OUT_SEED, help=f"streets: first seed (else {HELD_OUT_SEED}, never trained on)"
@@ -63,14 +85,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lpips-backbone", type=Path, metavar="FILE", help="torchvision's AlexNet or VGG-16 weights for it"
     )
     parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of its convolutions (else auto)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the scores of each frame")
 
 
 def run(args: argparse.Namespace) -> int:
     shared.check_common(args)
     options = options_of(args)
-    samples = samples_of(args)
+    samples, missing = samples_of(args)
     distance = _lpips(args)
     artifact = Artifact.load(args.model)
     predictor = Predictor(artifact, args.runtime, precision=args.precision)
@@ -83,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
     read: Iterator[Sample] = (samples[index] for index in chosen)
     rows = evaluate_nvs.evaluate_nvs(models, read, options, distance, len(chosen), shared.progress)
     print(f"novel views, {len(chosen)} frames at {options.width}x{options.height}, 5 % left out at each edge")
+    if missing:
+        print(f"left out: {len(missing)} lines whose files are missing, the first: {missing[0]}")
     table = []
     for answer in models:
         scores = evaluate_nvs.mean_nvs(rows, answer)
@@ -98,6 +122,8 @@ def run(args: argparse.Namespace) -> int:
 
 def options_of(args: argparse.Namespace) -> evaluate_nvs.NvsOptions:
     """The published options of the data set, changed as asked for. Raises ``ValueError``."""
+    if args.offset == 0:
+        raise ValueError("--offset: got 0, expected another frame than the one that the model gets")
     options = OPTIONS[args.layout]
     if args.samples is not None:
         if args.samples < 2:
@@ -111,13 +137,17 @@ def options_of(args: argparse.Namespace) -> evaluate_nvs.NvsOptions:
     return options
 
 
-def samples_of(args: argparse.Namespace) -> Samples:
-    """The frames of the chosen data set, each with the view to be synthesised. Raises as the readers do."""
+def samples_of(args: argparse.Namespace) -> tuple[Samples, tuple[str, ...]]:
+    """The frames of the chosen data set, each with the view to be synthesised; a sentence for every split line that is
+    left out. Raises as the readers do."""
     if args.layout == "streets":
-        return _streets(args)
+        return _streets(args), ()
     if args.data is None:
         raise ValueError(f"--data: got none, expected the folder of {args.layout}")
-    return _kitti_raw(args) if args.layout == "kitti_raw" else _kitti360(args)
+    if args.layout == "kitti360":
+        return _kitti360(args), ()
+    found = _kitti_raw(args) if args.layout == "kitti_raw" else _realestate10k(args)
+    return found, found.missing
 
 
 def _streets(args: argparse.Namespace) -> Samples:
@@ -140,13 +170,16 @@ def _kitti360(args: argparse.Namespace) -> Samples:
     return Joined([Kitti360(args.data, d, c, split=args.split, views=view(c)) for d, c in keys])
 
 
-def _kitti_raw(args: argparse.Namespace) -> Samples:
-    from kyn_models.data.kitti_raw_split import KittiRawSplit
-
+def _kitti_raw(args: argparse.Namespace) -> KittiRawSplit:
     if args.split is None:
         raise ValueError("--split: got none, expected a frame list of KITTI raw (published: Tulsiani's test_files.txt)")
     view = ("other", 0) if args.offset is None else ("same", args.offset)
     return KittiRawSplit(args.data, args.split, args.poses, views=(view,), depth=False)
+
+
+def _realestate10k(args: argparse.Namespace) -> RealEstate10k:
+    offset = REALESTATE10K_OFFSET if args.offset is None else args.offset
+    return RealEstate10k(args.data, args.split, views=(offset,), dilations=(1, 1))
 
 
 class Joined:

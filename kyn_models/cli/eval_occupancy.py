@@ -41,11 +41,22 @@ SHORTEST_SHARE = 8
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(parser)
     parser.add_argument(
-        "--protocol", choices=tuple(PROTOCOLS), help="a paper's own: kyn (300 scans) or bts (20 scans, own depth)"
+        "--protocol",
+        choices=tuple(PROTOCOLS),
+        help="of which paper: kyn (300 scans) or bts (20 scans, own depth) (else as kyn with 12 scans)",
     )
-    parser.add_argument("--scans", type=int, help="scans that make the truth (the protocol's; 12 without --protocol)")
-    parser.add_argument("--truth", type=Path, metavar="DIR", help="read masks (kyn gt-occupancy, GT_Occ) instead")
-    parser.add_argument("--objects", type=Path, metavar="DIR", help="object maps (Object_Label): scores near objects")
+    parser.add_argument(
+        "--scans", type=int, metavar="N", help="scans that make the truth (else the protocol's; without --protocol 12)"
+    )
+    parser.add_argument(
+        "--truth",
+        type=Path,
+        metavar="DIR",
+        help="take the truth from masks (of `kyn gt-occupancy`, or GT_Occ) instead of scans",
+    )
+    parser.add_argument(
+        "--objects", type=Path, metavar="DIR", help="object maps (Object_Label): also scores near objects"
+    )
     parser.add_argument("--prior", type=Path, metavar="FILE", help="a prior (.npz) as a further row of the table")
     parser.add_argument("--strict", action="store_true", help="stop at the first frame that cannot be scored")
 
@@ -76,8 +87,6 @@ def run(args: argparse.Namespace) -> int:
 def _protocol(args: argparse.Namespace) -> OccupancyProtocol:
     """The protocol that the arguments name, with its number of scans. Raises for arguments that do not go together."""
     check_common(args)
-    if args.layout != "kitti360":
-        raise ValueError(f"--layout: got {args.layout}, expected kitti360 for occupancy")
     protocol = PROTOCOLS[args.protocol] if args.protocol else replace(KYN, scans=DEFAULT_SCANS)
     if args.scans is not None:
         protocol = replace(protocol, scans=args.scans)

@@ -24,21 +24,27 @@ FEWEST_SCANS = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="KITTI-360 folder in official layout")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="KITTI-360 folder in its official layout"
+    )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for the masks; continued if begun"
     )
     parser.add_argument("--split", type=Path, metavar="FILE", help="frame list: <drive> <frame> <l|r> lines")
-    parser.add_argument("--drive", help="without --split: the drive, where there are several")
+    parser.add_argument("--drive", help="without --split: drive, where DIR holds several")
     parser.add_argument(
-        "--camera", choices=PERSPECTIVES, default="00", help="without --split: the camera (00, the left one)"
+        "--camera", choices=PERSPECTIVES, default="00", help="without --split: camera (else 00, the left one)"
     )
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="without --split: every N-th frame")
-    parser.add_argument("--scans", type=int, default=PUBLISHED_SCANS, help="scans that make the truth (300)")
     parser.add_argument(
-        "--fewest", type=int, default=FEWEST_SCANS, metavar="N", help="leave out frames that have fewer scans (3)"
+        "--every", type=int, default=1, metavar="N", help="without --split: only every N-th frame (else all)"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (one per core)")
+    parser.add_argument(
+        "--scans", type=int, default=PUBLISHED_SCANS, metavar="N", help="scans that make the truth (else 300)"
+    )
+    parser.add_argument(
+        "--fewest", type=int, default=FEWEST_SCANS, metavar="N", help="leave out frames that have fewer scans (else 3)"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (else one per core)")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a frame is left out or has fewer scans")
 
 

@@ -14,8 +14,10 @@ from kyn_models.artifact import KITTI360_CAMERA, Artifact, default_artifact, for
 from kyn_models.image_file import read_rgb
 from kyn_models.predictor import Predictor
 from kyn_models.runtimes import NAMES
+from kyn_models.runtimes.queries import PRECISIONS
 from kyn_models.types import Float64Array, Intrinsics, Observation, PosedFrame, Prediction
-from kyn_models.voxel_pictures import write_mesh, write_picture
+from kyn_models.voxel_pictures import write_mesh
+from kyn_models.whole_files import write_image
 
 DEFAULT_FOV_DEG = 70.0
 KITTI360_ASPECTS = (3.3, 3.8)
@@ -27,15 +29,24 @@ LABELS = "labels.png"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photo", type=Path, help="PNG, JPEG or another format that OpenCV reads")
-    parser.add_argument("--out", type=Path, help="folder for the results (default: PHOTO's name + _kyn, beside it)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for the results (else PHOTO's name + _kyn, beside it)"
+    )
     camera = parser.add_mutually_exclusive_group()
     camera.add_argument("--fov", type=float, metavar="DEG", help=f"horizontal field of view (else {DEFAULT_FOV_DEG:g})")
     camera.add_argument("--kitti360", action="store_true", help="the photo is one of KITTI-360's rectified camera 00")
     camera.add_argument("--camera-info", type=Path, metavar="YAML", help="fx, fy, cx, cy, width, height in pixels")
-    parser.add_argument("--height", type=float, metavar="M", help="camera above the ground (else as in training)")
-    parser.add_argument("--pitch", type=float, metavar="DEG", help="camera below the horizon (else as in training)")
-    parser.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
+    parser.add_argument(
+        "--height", type=float, metavar="M", help="metres of the camera above the ground (else as in training)"
+    )
+    parser.add_argument(
+        "--pitch", type=float, metavar="DEG", help="degrees that the camera looks down (else as in training)"
+    )
+    parser.add_argument(
+        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
+    )
     parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         trained.height_m if args.height is None else args.height,
         trained.pitch_deg if args.pitch is None else args.pitch,
     )
-    predictor = Predictor(artifact, args.runtime)
+    predictor = Predictor(artifact, args.runtime, precision=args.precision)
     prediction = predictor.predict(Observation((PosedFrame(image, intrinsics),), mount))
     seen = artifact.camera.seen(intrinsics)
     files = write_results(out, prediction, predictor, args.photo.name, seen)
@@ -85,11 +96,16 @@ def camera_of(args: argparse.Namespace, width: int, height: int) -> Intrinsics:
         return KITTI360_CAMERA.resized(width, height)
     if args.camera_info is None:
         return camera_from_fov(DEFAULT_FOV_DEG if args.fov is None else args.fov, width, height)
-    camera = configuration.load_yaml(Intrinsics, args.camera_info)
+    return camera_from_file(args.camera_info, width, height)
+
+
+def camera_from_file(path: Path, width: int, height: int) -> Intrinsics:
+    """The camera in a YAML file, for a photo of this size. Raises ``ValueError`` for another size, ``OSError``."""
+    camera = configuration.load_yaml(Intrinsics, path)
     if (camera.width, camera.height) != (width, height):
         raise ValueError(
-            f"{args.camera_info}: got a camera of {camera.width}x{camera.height} pixels, expected {width}x{height} as "
-            "the photo; a calibration holds for images of its own size"
+            f"{path}: got a camera of {camera.width}x{camera.height} pixels, expected {width}x{height} as the photo; "
+            "a calibration holds for images of its own size"
         )
     return camera
 
@@ -126,9 +142,9 @@ def write_results(
         "overview.png": views.frame_picture(prediction, title, seen),
     }
     if prediction.labels is not None:
-        pictures[LABELS] = views.labels_picture(prediction)
+        pictures[LABELS] = views.labels_picture(prediction, seen)
     for name, picture in pictures.items():
-        write_picture(out / name, picture)
+        write_image(out / name, picture)
     np.save(out / "depth_m.npy", prediction.depth_m)
     faces = write_mesh(out / "voxels.ply", prediction, predictor.grid.occupied_above)
     finite = prediction.depth_m[np.isfinite(prediction.depth_m)]

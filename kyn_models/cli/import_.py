@@ -40,13 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="file that the authors published (.pt, .pth)")
     parser.add_argument("out", type=Path, help="folder for the artifact, new or empty")
     parser.add_argument(
-        "--config", type=Path, metavar="YAML", help="model, camera and licences if not those of the KITTI-360 models"
+        "--config", type=Path, metavar="YAML", help="model, camera and licences (else those of the KITTI-360 models)"
     )
     parser.add_argument(
         "--lseg", type=Path, metavar="FILE", help="kyn: demo_e200.ckpt, where the checkpoint lacks LSeg"
     )
-    parser.add_argument("--labels", metavar="FILE|WORDS", help="kyn: the classes, one a line, or as road,car,person")
-    parser.add_argument("--vocabulary", type=Path, metavar="FILE", help="kyn: CLIP's, else that of the labels extra")
+    parser.add_argument(
+        "--labels",
+        metavar="FILE|WORDS",
+        help="kyn: the classes, one a line, or as road,car,person (needed)",
+    )
+    parser.add_argument(
+        "--vocabulary", type=Path, metavar="FILE", help="kyn: CLIP's vocabulary (else that of the labels extra)"
+    )
     parser.add_argument("--half", action="store_true", help="store float16: half the size, rounded once")
     parser.add_argument("--no-export", action="store_true", help="weights alone, for torch; `kyn export` adds the rest")
 

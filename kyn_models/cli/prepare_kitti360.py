@@ -14,21 +14,25 @@ _NUMBER = r"-?\d+(?:\.\d+)?"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``kyn prepare kitti360``."""
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="KITTI-360 folder in official layout")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="KITTI-360 folder in its official layout"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write, in the same layout (else --data)")
     parser.add_argument("--drives", metavar="NAMES", help="comma-separated (else all drives of the folder)")
-    parser.add_argument("--cameras", default="00,01,02,03", metavar="NAMES", help="comma-separated (00,01,02,03)")
-    parser.add_argument("--size", default="192x640", metavar="ROWSxCOLUMNS", help="of the prepared images (192x640)")
+    parser.add_argument("--cameras", default="00,01,02,03", metavar="NAMES", help="comma-separated (else 00,01,02,03)")
+    parser.add_argument(
+        "--size", default="192x640", metavar="ROWSxCOLUMNS", help="of the prepared images (else 192x640)"
+    )
     parser.add_argument(
         "--rotations",
         default="0x-15",
         metavar="YAWxPITCH",
-        help="degrees of the rectified fisheye images, several with commas: 0x-15,0x0 (0x-15, as published)",
+        help="degrees of the rectified fisheye images, several with commas: 0x-15,0x0 (else 0x-15, as published)",
     )
     parser.add_argument(
         "--splits", type=Path, nargs="+", default=[], metavar="FILE", help="only what samples of these files need"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (one per core)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (else one per core)")
     parser.add_argument("--strict", action="store_true", help="stop at an image that cannot be read")
 
 

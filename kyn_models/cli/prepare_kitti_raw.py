@@ -11,10 +11,14 @@ from kyn_models.cli.prepare import processes, progress, rows_columns, to_be_cont
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``kyn prepare kitti-raw``."""
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="KITTI raw folder, <date>/<drive>")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="KITTI raw folder in its official layout"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write, in the same layout")
     parser.add_argument("--drives", metavar="NAMES", help="comma-separated (else all drives of the folder)")
-    parser.add_argument("--size", default="192x640", metavar="ROWSxCOLUMNS", help="of the prepared images (192x640)")
+    parser.add_argument(
+        "--size", default="192x640", metavar="ROWSxCOLUMNS", help="of the prepared images (else 192x640)"
+    )
     parser.add_argument("--format", choices=("png", "jpg"), default="png", help="png keeps every pixel (else png)")
     parser.add_argument(
         "--splits",
@@ -28,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--depth", action="store_true", help="also the lidar depth that evaluation reads, then without scans"
     )
     parser.add_argument("--no-images", action="store_true", help="with --depth: the depth alone")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (one per core)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (else one per core)")
     parser.add_argument("--strict", action="store_true", help="stop at a file that cannot be read")
 
 

@@ -12,8 +12,12 @@ from kyn_models.data.street_cache import CacheConfig
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="file to write, ending in .npz")
-    parser.add_argument("--frames", type=int, default=2000, help="synthetic frames it rests on (else 2000)")
-    parser.add_argument("--seed", type=int, default=CacheConfig().first_seed, help="first street (else as in training)")
+    parser.add_argument(
+        "--frames", type=int, default=2000, metavar="N", help="synthetic frames it rests on (else 2000)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=CacheConfig().first_seed, help="seed of the first street (else as in training)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

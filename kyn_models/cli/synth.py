@@ -17,19 +17,21 @@ from kyn_models.data.street_build import MOST_METRES, STYLES
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``kyn synth``."""
     parser.add_argument("out", nargs="?", metavar="OUT", help="folder to write (new or empty)")
-    parser.add_argument("--frames", type=int, default=24, metavar="N", help="frames per drive, 10 a second (24)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first street (0)")
-    parser.add_argument("--drives", type=int, default=1, metavar="K", help="number of drives, one street each (1)")
-    parser.add_argument("--cameras", default="00", help="comma-separated, of 00, 01, 02, 03, left, right (00)")
-    parser.add_argument("--width", type=int, default=1408, help="image width in pixels (1408)")
-    parser.add_argument("--height", type=int, default=376, help="image height in pixels (376)")
-    parser.add_argument("--style", default="any", choices=("any", *STYLES), help="how the street is built (any)")
+    parser.add_argument("--frames", type=int, default=24, metavar="N", help="frames per drive, 10 a second (else 24)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first street (else 0)")
+    parser.add_argument("--drives", type=int, default=1, metavar="K", help="number of drives, one street each (else 1)")
+    parser.add_argument(
+        "--cameras", default="00", metavar="NAMES", help="comma-separated, of 00, 01, 02, 03, left, right (else 00)"
+    )
+    parser.add_argument("--width", type=int, default=1408, help="image width in pixels (else 1408)")
+    parser.add_argument("--height", type=int, default=376, help="image height in pixels (else 376)")
+    parser.add_argument("--style", default="any", choices=("any", *STYLES), help="how the street is built (else any)")
     parser.add_argument("--no-lidar", action="store_true", help="write no laser scans")
     parser.add_argument("--no-truth", action="store_true", help="write no depth, instance and moving masks")
-    parser.add_argument("--threads", type=int, metavar="T", help="threads (one per core)")
+    parser.add_argument("--threads", type=int, metavar="T", help="threads (else one per core)")
     parser.add_argument("--force", action="store_true", help="replace a folder that an earlier kyn synth wrote")
     parser.add_argument("--contact-sheet", metavar="FILE", help="only write a picture of several streets, PNG or JPEG")
-    parser.add_argument("--seeds", type=int, default=12, metavar="N", help="streets on the contact sheet (12)")
+    parser.add_argument("--seeds", type=int, default=12, metavar="N", help="streets on the contact sheet (else 12)")
     parser.add_argument("--benchmark", action="store_true", help="only print images per second at 640x192")
 
 

@@ -33,8 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog, parser.formatter_class = ABOUT, argparse.RawDescriptionHelpFormatter
     parser.add_argument("config", type=Path, help="YAML file, such as config/train/bts_streets_lite0.yaml")
     parser.add_argument("out", type=Path, help="folder for checkpoints, curves and the artifact")
-    parser.add_argument("--streets", type=Path, metavar="DIR", help="folder of what is stored once (else OUT/streets)")
-    parser.add_argument("--minutes", type=float, help="stop after so long, resumable (else as configured)")
+    parser.add_argument(
+        "--streets", type=Path, metavar="DIR", help="where rendered streets and stored views lie (else OUT/streets)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, metavar="N", help="stop after so many, to go on later (else as configured)"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (else cpu)")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from kyn_models import camera_paths, film, views
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.cli.eval import check_writable, progress
-from kyn_models.cli.image import DEFAULT_FOV_DEG, camera_from_fov, mount_of
+from kyn_models.cli.image import DEFAULT_FOV_DEG, camera_from_file, camera_from_fov, mount_of
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.image_file import read_rgb
 from kyn_models.novel_view import Scene
@@ -47,30 +47,40 @@ class Film(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "mode", choices=MODES, help="depth and bird's-eye view of a sequence; flights; depth map to bird's-eye view"
+        "mode",
+        choices=MODES,
+        help="depth and bird's-eye view of a sequence; flights through one frame; from depth map to bird's-eye view",
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, metavar="DIR", help="folder in the layout of KITTI-360")
+    source.add_argument("--data", type=Path, metavar="DIR", help="KITTI-360 folder in its official layout")
     source.add_argument("--images", type=Path, metavar="DIR", help="folder of photos of one camera, in order of names")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the video, .mp4")
     parser.add_argument("--drive", help="drive, where DIR holds several")
     parser.add_argument("--camera", choices=("00", "01"), default="00", help="KITTI-360 camera (else 00, the left one)")
-    parser.add_argument("--fov", type=float, metavar="DEG", help=f"photos' field of view (else {DEFAULT_FOV_DEG:g})")
-    parser.add_argument(
-        "--height", type=float, metavar="M", help="photos: camera above the ground (else as in training)"
+    camera = parser.add_mutually_exclusive_group()
+    camera.add_argument(
+        "--fov", type=float, metavar="DEG", help=f"photos: horizontal field of view (else {DEFAULT_FOV_DEG:g})"
     )
-    parser.add_argument("--pitch", type=float, metavar="DEG", help="photos: below the horizon (else as in training)")
+    camera.add_argument(
+        "--camera-info", type=Path, metavar="YAML", help="photos: fx, fy, cx, cy, width, height in pixels"
+    )
+    parser.add_argument(
+        "--height", type=float, metavar="M", help="photos: metres of the camera above the ground (else as in training)"
+    )
+    parser.add_argument(
+        "--pitch", type=float, metavar="DEG", help="photos: degrees that the camera looks down (else as in training)"
+    )
     parser.add_argument("--start", type=int, metavar="FRAME", help="sequence: first frame (photos count from 0)")
     parser.add_argument("--stop", type=int, metavar="FRAME", help="sequence: last frame")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="sequence: only every Nth frame")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="sequence: only every N-th frame (else all)")
     parser.add_argument("--frame", type=int, metavar="FRAME", help="flight, transition: which one (else the first)")
     parser.add_argument(
         "--path",
         nargs="+",
         default=["sideways", "forward", "circle"],
         metavar="PATH",
-        help=f"flight: {', '.join(camera_paths.PATHS)}, or a file with one pose per line: 12 or 16 numbers, the novel "
-        "camera in the key camera's axes (x right, y down, z forward, metres)",
+        help=f"flight: {', '.join(camera_paths.PATHS)}, or a file with one pose per line, 12 or 16 numbers, or .npy of "
+        "shape (N, 4, 4) or (N, 3, 4): the novel camera in the key camera's axes (x right, y down, z forward, metres)",
     )
     parser.add_argument(
         "--pictures",
@@ -80,7 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"per path or rise (else {DEFAULT_PICTURES})",
     )
     parser.add_argument("--rate", type=int, metavar="HZ", help="pictures per second (else 10, flights and rise 16)")
-    parser.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
+    parser.add_argument(
+        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
+    )
     parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
 
@@ -100,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     predictor = Predictor(artifact, args.runtime, precision=args.precision)
     made = sequence(args, frames, predictor) if args.mode == "sequence" else views_of_one(args, frames, predictor)
     count = write_video(args.out, _shown(made), rate)
-    if args.images and args.fov is None:
+    if args.images and args.fov is None and args.camera_info is None:
         print(f"no --fov given: distances assume a horizontal field of view of {DEFAULT_FOV_DEG:g} degrees")
     print(f"{args.out}: {count} pictures at {rate} per second; {artifact.name} on {predictor.runtime_name}")
     return 0
@@ -136,7 +148,8 @@ def photos(args: argparse.Namespace, artifact: Artifact) -> Frames:
 
     def read(index: int) -> tuple[str, Observation]:
         image = read_rgb(files[index], "a photo")
-        camera = camera_from_fov(fov, image.shape[1], image.shape[0])
+        size = image.shape[1], image.shape[0]
+        camera = camera_from_file(args.camera_info, *size) if args.camera_info else camera_from_fov(fov, *size)
         return files[index].name, Observation((PosedFrame(image, camera),), mount)
 
     return Frames(tuple(range(len(files))), read)

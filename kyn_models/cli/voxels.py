@@ -13,14 +13,15 @@ from typing import Any
 
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.cli.eval import progress
-from kyn_models.data.kitti360 import Kitti360
+from kyn_models.data.kitti360 import open_split
 from kyn_models.data.splits import SplitLine, read_split
 from kyn_models.occupancy import GridOptions
 from kyn_models.predictor import Predictor
 from kyn_models.runtimes import NAMES
-from kyn_models.types import Sample, VoxelGridSpec
+from kyn_models.runtimes.queries import PRECISIONS
+from kyn_models.types import VoxelGridSpec
 from kyn_models.voxel_pictures import picture_path, write_voxels
-from kyn_models.whole_file import write_whole
+from kyn_models.whole_files import write_whole
 
 SETTINGS = "voxels.json"
 NAMED_AT_MOST = 5
@@ -28,21 +29,32 @@ NAMED_AT_MOST = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="KITTI-360 in its official layout")
-    parser.add_argument("--split", type=Path, required=True, metavar="FILE", help="lines of <drive> <frame> <l|r>")
-    parser.add_argument("--model", type=Path, default=default_artifact(), help="model artifact (else the shipped one)")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="KITTI-360 folder in its official layout"
+    )
+    parser.add_argument(
+        "--split", type=Path, required=True, metavar="FILE", help="frame list: <drive> <frame> <l|r> lines"
+    )
+    parser.add_argument(
+        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the meshes and pictures")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th line of the split")
-    parser.add_argument("--resolution", type=float, default=0.2, metavar="M", help="edge of a voxel (else 0.2)")
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="only every N-th line of the split (else all)"
+    )
+    parser.add_argument(
+        "--resolution", type=float, default=0.2, metavar="M", help="edge of a voxel in metres (else 0.2)"
+    )
     parser.add_argument(
         "--occupied-above",
         type=float,
         default=GridOptions().occupied_above,
         metavar="P",
-        help="probability (else 0.65)",
+        help="probability above which a voxel is drawn (else 0.65)",
     )
-    parser.add_argument("--strict", action="store_true", help="a frame that is missing is an error, not counted")
+    parser.add_argument("--strict", action="store_true", help="stop at a frame that is missing, instead of counting it")
     parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,34 +63,37 @@ def run(args: argparse.Namespace) -> int:
     if not 0 < args.occupied_above < 1:
         raise ValueError(f"--occupied-above: got {args.occupied_above}, expected a probability between 0 and 1")
     spec = VoxelGridSpec(resolution_m=args.resolution)
-    frames = Frames(args.data)
+    readers = {(drive.drive, drive.camera): drive for drive in open_split(args.data, args.split, strict=False)}
+    faults = {fault.split(": names ")[0]: fault for drive in readers.values() for fault in drive.missing}
     lines = read_split(args.split)[:: args.every]
-    missing = {number: fault for number, line in enumerate(lines) if (fault := frames.fault(line))}
+    missing = [faults[line.source] for line in lines if line.source in faults]
     if missing and (args.strict or len(missing) == len(lines)):
-        raise ValueError(next(iter(missing.values())) + f" ({len(missing)} of {len(lines)} lines are like that)")
-    faults = list(missing.values())
+        raise ValueError(f"{missing[0]} ({len(missing)} of {len(lines)} lines are like that)")
     artifact = Artifact.load(args.model)
     begin(args.out, {"model": artifact.hash, "grid": asdict(spec), "occupied_above": args.occupied_above})
-    wanted = [line for number, line in enumerate(lines) if number not in missing]
-    names = [frames.name(line) for line in wanted]
+    wanted = [line for line in lines if line.source not in faults]
+    names = [frame_name(line) for line in wanted]
+    damaged = []
     todo = [index for index, name in enumerate(names) if not picture_path(args.out, name).is_file()]
     if todo:
-        predictor = Predictor(artifact, args.runtime, spec)
+        predictor = Predictor(artifact, args.runtime, spec, precision=args.precision)
         print(f"{artifact.name} on {predictor.runtime_name}: {len(todo)} of {len(lines)} frames to do", flush=True)
         for done, index in enumerate(todo, start=1):
             try:
-                observation = frames.sample(wanted[index]).observation
+                line = wanted[index]
+                observation = readers[line.drive, line.camera].sample(line.frame).observation
             except (OSError, ValueError) as error:  # a damaged image
                 if args.strict:
                     raise
-                faults.append(str(error))
+                damaged.append(str(error))
                 continue
             write_voxels(args.out, names[index], predictor.predict(observation), args.occupied_above)
             progress(done, len(todo), names[index])
-    for fault in faults[:NAMED_AT_MOST]:
+    left_out = [*missing, *damaged]
+    for fault in left_out[:NAMED_AT_MOST]:
         print(f"  left out: {fault}")
-    written = len(todo) + len(missing) - len(faults)
-    print(f"{args.out}: {written} frames written, {len(wanted) - len(todo)} were there, {len(faults)} missing")
+    written, there = len(todo) - len(damaged), len(wanted) - len(todo)
+    print(f"{args.out}: {written} frames written, {there} were there, {len(left_out)} missing")
     return 0
 
 
@@ -96,41 +111,6 @@ def begin(out: Path, settings: dict[str, Any]) -> None:
     write_whole(file, text.encode())
 
 
-class Frames:
-    """The frames that split lines name; a drive is opened when its first line comes."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._drives: dict[tuple[str, str], Kitti360 | str] = {}
-
-    def fault(self, line: SplitLine) -> str:
-        """Why a line names nothing that can be read, in a sentence; empty if it does. A damaged image shows later."""
-        drive = self._drive(line)
-        if isinstance(drive, str):
-            return f"{line.source}: names {line.drive}, which cannot be read: {drive}"
-        image = drive.image_path(line.frame)
-        if not image.is_file():
-            return f"{line.source}: names frame {line.frame} of {line.drive}, whose image {image} is missing"
-        if not drive.has_pose(line.frame):
-            return f"{line.source}: names frame {line.frame} of {line.drive}, which has no pose"
-        return ""
-
-    def name(self, line: SplitLine) -> str:
-        """``<drive>_<frame, 10 digits>``, with the camera where it is the right one."""
-        return f"{line.drive}_{line.frame:010d}" + ("" if line.camera == "00" else f"_{line.camera}")
-
-    def sample(self, line: SplitLine) -> Sample:
-        """The sample of a line without a fault. Raises as the reader does, by name."""
-        drive = self._drive(line)
-        assert not isinstance(drive, str)
-        return drive.sample(line.frame)
-
-    def _drive(self, line: SplitLine) -> Kitti360 | str:
-        """The reader, or what it said instead."""
-        key = line.drive, line.camera
-        if key not in self._drives:
-            try:
-                self._drives[key] = Kitti360(self._root, *key)
-            except (OSError, ValueError) as error:
-                self._drives[key] = str(error)
-        return self._drives[key]
+def frame_name(line: SplitLine) -> str:
+    """``<drive>_<frame, 10 digits>``, with the camera where it is the right one."""
+    return f"{line.drive}_{line.frame:010d}" + ("" if line.camera == "00" else f"_{line.camera}")

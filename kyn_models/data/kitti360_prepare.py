@@ -36,9 +36,9 @@ from kyn_models.data.kitti360_cameras import (
 from kyn_models.data.mei_camera import MeiCamera, read_mei, rectifying_map
 from kyn_models.data.prepare_pool import BATCH, Made, make_all
 from kyn_models.data.splits import drives_of, read_split
-from kyn_models.data.whole_files import copy_file, write_image
 from kyn_models.image_file import PNG_SIGNATURE, read_rgb
 from kyn_models.types import Intrinsics, UInt8Array
+from kyn_models.whole_files import copy_file, write_image
 
 
 @dataclass(frozen=True)

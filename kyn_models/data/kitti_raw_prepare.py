@@ -19,9 +19,9 @@ from kyn_models.data.kitti_raw import CAMERA_OF_SIDE, CAMERAS, KittiRawFolder
 from kyn_models.data.lidar_depth import published_returns, write_returns
 from kyn_models.data.prepare_pool import BATCH, Made, make_all
 from kyn_models.data.splits import read_split
-from kyn_models.data.whole_files import copy_file, put, write_image
 from kyn_models.image_file import read_rgb
 from kyn_models.types import Float64Array
+from kyn_models.whole_files import copy_file, put, write_image
 
 SETTINGS = "prepared.json"
 STEPS = (0, 1)

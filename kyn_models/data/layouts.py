@@ -9,6 +9,7 @@ from typing import Protocol
 from kyn_models.data.data_config import DataConfig
 from kyn_models.data.kitti360 import Kitti360, drives_of
 from kyn_models.data.kitti_raw import KittiRawFolder
+from kyn_models.data.realestate10k import RealEstate10kFolder
 from kyn_models.data.splits import SplitLine, read_split
 from kyn_models.types import Float32Array, Float64Array, Intrinsics, PosedFrame
 
@@ -56,6 +57,8 @@ def open_layout(config: DataConfig) -> Layout:
         raise FileNotFoundError(f"{config.root}: there is no such folder, expected {config.layout} data")
     if config.layout == "kitti_raw":
         return KittiRawFolder(config.root, config.poses or None)
+    if config.layout == "realestate10k":
+        return RealEstate10kFolder(config.root)
     return _Kitti360(config)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kyn_models.data.whole_files import put
 from kyn_models.npz import read_npz
 from kyn_models.types import Float32Array, Intrinsics
+from kyn_models.whole_files import put
 
 NEAREST_M = 0.1
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from kyn_models.data.lidar_occupancy import OccupancyTruth, grid_shape
 from kyn_models.types import UInt8Array
+from kyn_models.whole_files import write_whole
 
 OCCUPIED, VISIBLE, OBJECTS = "_occgt.npy", "_visgt.npy", "_occgt_anno.png"
 SETTINGS = "gt_occupancy.json"
@@ -48,7 +48,7 @@ def write_truth(folder: Path, name: str, truth: OccupancyTruth) -> None:
     for ending, mask in ((VISIBLE, truth.visible), (OCCUPIED, truth.occupied)):
         content = io.BytesIO()
         np.save(content, mask)
-        _write(folder / (name + ending), content.getvalue())
+        write_whole(folder / (name + ending), content.getvalue())
 
 
 def read_truth(folder: Path, name: str) -> OccupancyTruth:
@@ -85,7 +85,7 @@ def open_folder(folder: Path, settings: TruthSettings) -> None:
             "asked for; name another folder"
         )
     if found != settings:
-        _write(folder / SETTINGS, (json.dumps(asdict(settings)) + "\n").encode())
+        write_whole(folder / SETTINGS, (json.dumps(asdict(settings)) + "\n").encode())
 
 
 def read_settings(folder: Path) -> TruthSettings | None:
@@ -98,17 +98,6 @@ def read_settings(folder: Path) -> TruthSettings | None:
         return TruthSettings(int(found["scans"]), str(found["camera"]))
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path}: got something else than scans and camera; remove the folder") from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write all of a file or leave the old one. Raises ``OSError`` with the file's name, on a full disk too."""
-    scratch = path.with_name(path.name + ".part")
-    try:
-        scratch.write_bytes(content)
-        os.replace(scratch, path)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _read_mask(path: Path) -> np.ndarray:

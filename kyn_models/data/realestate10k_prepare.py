@@ -18,8 +18,8 @@ import cv2
 
 from kyn_models.data.prepare_pool import Made, make_all
 from kyn_models.data.realestate10k import CameraFile
-from kyn_models.data.whole_files import copy_file, put, write_image
 from kyn_models.types import UInt8Array
+from kyn_models.whole_files import copy_file, put, write_image
 
 ENDINGS = (".mp4", ".webm", ".mkv")
 DOWNLOADER = "yt-dlp"

@@ -80,7 +80,7 @@ class Frames:
     def views(self, index: int, sample: Sample | None = None) -> Views:
         """The item as networks take it, at ``config.size``; the key frame first. sample: the item, if it is at hand."""
         views = views_of(sample or self[index], self.config.size)
-        if self._streets is not None:
+        if not self.config.prepared:
             return views
         item, dilation = self._item(index)
         sources = [self._layout.intrinsics(item.drive, camera) for camera, _ in self._shots(item, dilation)]

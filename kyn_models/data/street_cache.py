@@ -31,7 +31,8 @@ class CacheConfig:
 
     points: labelled points per image. scans: places along the drive that a scanner looks from. free_scans: how many of
     them must see through a point to call it free. nominal_share: share of streets with KITTI-360's own mount; the
-    mounts of the others vary with ``mount_strength`` (see ``random_mount``).
+    mounts of the others vary with ``mount_strength`` (see ``random_mount``). near_share: share of the points that lie
+    evenly in inverse depth along rays, most of them near; they come out of those spread over the volume.
     """
 
     pairs: int = 2000
@@ -42,6 +43,11 @@ class CacheConfig:
     free_scans: int = 3
     nominal_share: float = 0.5
     mount_strength: float = 0.6
+    near_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.near_share <= 0.4:
+            raise ValueError(f"streets.near_share: got {self.near_share}, expected 0 to 0.4")
 
 
 class StreetCache:
@@ -143,7 +149,7 @@ def _pair(
     for side, base_from in enumerate(mounts):
         world_from_camera = world_from_base @ base_from
         rendered = scene.render(camera.intrinsics, world_from_camera, noise_seed=2 * frame + side)
-        points = _points(rng, config.points, rendered.depth_m, camera, base_from)
+        points = _points(rng, config, rendered.depth_m, camera, base_from)
         world = points @ world_from_camera[:3, :3].T + world_from_camera[:3, 3]
         sees = scene.line_of_sight(np.stack([pose[:3, 3] for pose in scanners]), world)
         free = sees.sum(axis=0) >= config.free_scans
@@ -160,9 +166,14 @@ def _pair(
 
 
 def _points(
-    rng: np.random.Generator, count: int, depth: np.ndarray, camera: CanonicalCamera, base_from_camera: np.ndarray
+    rng: np.random.Generator,
+    config: CacheConfig,
+    depth: np.ndarray,
+    camera: CanonicalCamera,
+    base_from_camera: np.ndarray,
 ) -> np.ndarray:
-    """(count, 3) points in view: two fifths in the metric's slab, two fifths in the volume, one fifth near surfaces."""
+    """(points, 3) in view: two fifths in the metric's slab, two fifths in the volume or near, one at surfaces."""
+    count, near = config.points, round(config.near_share * config.points)
     slab = rng.uniform((-4, 0, 4), (4, 0.75, 50), (8 * count, 3)) @ TILT[:3, :3]
     grid = VoxelGridSpec()
     low, high = zip(grid.x_m, grid.y_m, grid.z_m, strict=True)
@@ -172,10 +183,18 @@ def _points(
     rows, columns = rng.integers(0, k.height, 4 * count), rng.integers(0, k.width, 4 * count)
     z = depth[rows, columns].astype(np.float64)
     z = np.where(np.isfinite(z), z, rng.uniform(3, 80, len(z))) * (1 + 0.08 * rng.standard_normal(len(z)))
-    surface = np.stack([(columns - k.cx) / k.fx * z, (rows - k.cy) / k.fy * z, z], axis=-1)
-    shares = ((slab, 2 * count // 5), (volume, 2 * count // 5), (surface, count - 2 * (2 * count // 5)))
+    surface = _on_rays(rows, columns, z, k)
+    fifths = 2 * count // 5
+    shares = [(slab, fifths), (volume, fifths - near), (surface, count - 2 * fifths)]
+    if near:
+        rows, columns = rng.integers(0, k.height, 2 * near), rng.integers(0, k.width, 2 * near)
+        shares.insert(2, (_on_rays(rows, columns, 1 / rng.uniform(1 / 50, 1 / 3, len(rows)), k), near))
     # Where little is in view (a lorry right ahead), points are asked about more than once.
     return np.concatenate([np.resize(_in_view(points, k), (share, 3)) for points, share in shares])
+
+
+def _on_rays(rows: np.ndarray, columns: np.ndarray, z: np.ndarray, k: Intrinsics) -> np.ndarray:
+    return np.stack([(columns - k.cx) / k.fx * z, (rows - k.cy) / k.fy * z, z], axis=-1)
 
 
 def _in_view(points: np.ndarray, k: Intrinsics) -> np.ndarray:

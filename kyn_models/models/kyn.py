@@ -7,7 +7,7 @@ set, and the density of a point depends on the set. It does not depend on how th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,33 @@ from kyn_models.networks.modulation import ModulatedMLP
 from kyn_models.networks.monodepth2 import Monodepth2
 from kyn_models.networks.point_mlp import PositionalCode
 from kyn_models.runtimes.kyn_constants import TIE_PX
+
+PUBLISHED_LABELS = tuple(
+    [
+        "ground",
+        "road",
+        "person",
+        "rider",
+        "car",
+        "truck",
+        "bus",
+        "train",
+        "bicycle",
+        "sidewalk",
+        "parking",
+        "railtrack",
+        "building",
+        "wall",
+        "fence",
+        "bridge",
+        "pole",
+        "trafficlight",
+        "trafficsign",
+        "vegetation",
+        "others",
+    ]
+)
+"""What the authors trained and measured with; any other words will do."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +67,15 @@ class KynConfig:
     hidden: int = 128
     heads: int = 4
     head_channels: int = 32
-    label_count: int = 21
+    label_count: int = len(PUBLISHED_LABELS)
     frequencies: int = 6
     frequency_factor: float = 1.5
     z_near: float = 3.0
     z_far: float = 80.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.label_count <= 255:
+            raise ValueError(f"label_count: got {self.label_count}, expected 1 to 255; volumes store a label as a byte")
 
 
 @dataclass(frozen=True)
@@ -54,6 +85,9 @@ class KynField:
     features: (B, fused, h, w) of the view's image; labels: (B, H, W) int64, the label of each pixel;
     modulation: (L, hidden) of the labels; code and mlp: the parts of the model that answer at a point.
     """
+
+    one_set: ClassVar[bool] = True
+    """All points of a call count for each other: to split them changes the answer (see ``render.query``)."""
 
     features: Tensor
     labels: Tensor
@@ -224,7 +258,6 @@ class Kyn(nn.Module):
 
         The network takes (1, H, W, 3) uint8 RGB to the (1, H, W, 2 hidden) pre-activations of layers 1 and 3 without
         code and bias, and (1, H, W) uint8 labels; the constants are those of ``decoder.npz`` but for the camera.
-        Raises ``ValueError`` for more than 255 labels.
         """
         return export_kyn(self)
 

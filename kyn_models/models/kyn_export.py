@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from kyn_models.models.kyn import Encoder, Kyn
     from kyn_models.networks.modulation import ModulatedMLP
 
-MOST_LABELS = 255
-"""A label is a byte, and 255 means that there is none."""
-
 
 class KynMaps(nn.Module):
     """Image network of a deployed model. network: the encoder; text: (L, channels) features of the labels; linear:
@@ -54,8 +51,6 @@ class KynMaps(nn.Module):
 def export_kyn(model: Kyn) -> tuple[KynMaps, dict[str, Tensor]]:
     """See ``Kyn.exportable``."""
     config, mlp = model.config, model.mlp_coarse
-    if config.label_count > MOST_LABELS:
-        raise ValueError(f"export: got {config.label_count} labels, expected at most {MOST_LABELS}")
     weight, bias = (value.double() for value in mlp.entry_parameters())
     linear, second = weight[:, : config.fused], model.encoder.fuser.fused_reg[2]
     constants = {

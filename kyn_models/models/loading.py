@@ -31,25 +31,37 @@ def load_model(artifact: Artifact) -> nn.Module:
     """The model of an artifact in evaluation mode, float32 on the CPU, with exactly the stored weights.
 
     Weights stored as float16 are widened. Raises ``FileNotFoundError`` if the artifact has no weights, ``ValueError``
-    for an unknown family, a damaged file, or weights that are not those of the model.
+    for an unknown family, a damaged file, weights that are not those of the model, or labels that are not as many as
+    the model knows.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = artifact.file(WEIGHTS)
-    model = make_model(artifact.manifest.family, artifact.manifest.config, str(artifact.path))
+    # Without memory of its own the model takes over the tensors that are read: they may be gigabytes.
+    with torch.device("meta"):
+        model = make_model(artifact.manifest.family, artifact.manifest.config, str(artifact.path))
     try:
         weights = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file ({error}); copy or import the model again") from error
-    fill(model, weights, str(path))
+    own = model.state_dict()
+    for name, value in weights.items():
+        weights[name] = value.to(own[name].dtype) if name in own else value
+    fill(model, weights, str(path), take_over=True)
+    count, labels = getattr(model.config, "label_count", None), artifact.manifest.labels
+    if count is not None and len(labels) != count:
+        raise ValueError(
+            f"{artifact.path}: got {len(labels)} labels, expected {count} as the model has; import the model again"
+        )
     return model.eval()
 
 
-def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str, take_over: bool = False) -> None:
     """Load ``weights`` into ``model``: every tensor of the model, nothing else, each of its own shape.
 
-    Raises ``ValueError`` that names what is missing, extra or misshapen.
+    take_over: the model gets these tensors instead of copies. Raises ``ValueError`` that names what is missing, extra
+    or misshapen.
     """
     own = model.state_dict()
     shapes = [
@@ -65,7 +77,7 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     found = [f"{kind}: {_some(names)}" for kind, names in faults.items() if names]
     if found:
         raise ValueError(f"{source}: weights do not fit the model, {'; '.join(found)}")
-    model.load_state_dict(dict(weights))
+    model.load_state_dict(dict(weights), assign=take_over)
 
 
 def weights_file(model: nn.Module, half: bool = False) -> bytes:

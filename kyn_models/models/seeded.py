@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,10 +22,8 @@ from kyn_models import config as configuration
 from kyn_models.artifact import ENCODER, WEIGHTS, Artifact, Licences, Manifest, TrainingCamera, write_artifact
 from kyn_models.cache import cache_root
 from kyn_models.models.bts import Bts, BtsConfig
-from kyn_models.models.kyn import Kyn, KynConfig
+from kyn_models.models.kyn import PUBLISHED_LABELS, Kyn, KynConfig
 from kyn_models.models.loading import weights_file
-
-Model = TypeVar("Model", Bts, Kyn)
 
 
 def seeded_tensor(name: str, shape: tuple[int, ...], salt: str = "") -> np.ndarray:
@@ -53,18 +50,20 @@ def seed_by_name(model: nn.Module, salt: str = "", kept: tuple[str, ...] = ("cod
 
 def seeded_bts(config: BtsConfig, salt: str = "", lin_out_bias: float = -2.0) -> Bts:
     """A model in evaluation mode. lin_out_bias: the lower, the thinner the world."""
-    return _seeded(Bts(config), salt, lin_out_bias)
-
-
-def seeded_kyn(config: KynConfig, salt: str = "", lin_out_bias: float = -2.0) -> Kyn:
-    """The same of Know Your Neighbors; the texts of its labels follow from a name too."""
-    return _seeded(Kyn(config), salt, lin_out_bias)
-
-
-def _seeded(model: Model, salt: str, lin_out_bias: float) -> Model:
-    seed_by_name(model.eval(), salt)
+    model = Bts(config).eval()
+    seed_by_name(model, salt)
     with torch.no_grad():
         model.mlp_coarse.lin_out.bias.fill_(lin_out_bias)
+    return model
+
+
+def seeded_kyn(config: KynConfig, salt: str = "", lin_out_bias: float = 0.0) -> Kyn:
+    """A model in evaluation mode; its text features are random directions as long as CLIP's. lin_out_bias as above."""
+    model = Kyn(config).eval()
+    seed_by_name(model, salt)
+    with torch.no_grad():
+        model.mlp_coarse.lin_out.bias.fill_(lin_out_bias)
+        model.text_features.mul_(config.lseg.out**0.5)
     return model
 
 
@@ -72,11 +71,10 @@ def write_seeded_artifact(
     path: Path, model: Bts | Kyn, half: bool = True, width: int = 640, height: int = 192
 ) -> Artifact:
     """Write an artifact with weights alone. width, height: of the image, multiples of 32."""
-    labels = model.config.label_count if isinstance(model.config, KynConfig) else 0
     manifest = Manifest(
-        family=_family(model.config),
+        family="kyn" if isinstance(model, Kyn) else "bts",
+        labels=_labels(model.config.label_count) if isinstance(model, Kyn) else (),
         config=configuration.to_mapping(model.config),
-        labels=tuple(f"label {number}" for number in range(labels)),
         camera=replace(TrainingCamera(), width=width, height=height),
         z_near=model.config.z_near,
         z_far=model.config.z_far,
@@ -86,8 +84,8 @@ def write_seeded_artifact(
     return write_artifact(path, manifest, {WEIGHTS: weights_file(model, half)})
 
 
-def _family(config: BtsConfig | KynConfig) -> str:
-    return "kyn" if isinstance(config, KynConfig) else "bts"
+def _labels(count: int) -> tuple[str, ...]:
+    return tuple(PUBLISHED_LABELS[n] if n < len(PUBLISHED_LABELS) else f"label {n}" for n in range(count))
 
 
 def cached_artifact(
@@ -95,14 +93,14 @@ def cached_artifact(
 ) -> Artifact:
     """A complete artifact of ``config`` from the cache folder, made and exported there the first time.
 
-    say: is told of the work, which takes up to a minute, of Know Your Neighbors some minutes and 5 GB of memory. Raises
-    ``OSError`` where the folder cannot be written, ``ValueError`` or ``ImportError`` as export does.
+    say: is told of the work, which takes up to a minute, for a kyn of the published size a few. Raises ``OSError``
+    where the folder cannot be written, ``ValueError`` or ``ImportError`` as export does.
     """
     from kyn_models.export import export
 
     key = zlib.crc32(repr((config, __version__)).encode())
-    what = f"{_family(config)} with a {config.encoder}"
-    folder = cache_root() / "models" / f"seeded-{_family(config)}-{config.encoder}-{width}x{height}-{key:08x}"
+    kind = "kyn-" if isinstance(config, KynConfig) else ""
+    folder = cache_root() / "models" / f"seeded-{kind}{config.encoder}-{width}x{height}-{key:08x}"
     if folder.is_dir():
         try:
             artifact = Artifact.load(folder)
@@ -111,13 +109,13 @@ def cached_artifact(
         except (OSError, ValueError) as error:
             say(f"made again, because {error}")
             shutil.rmtree(folder)
-    say(f"making a {what} of {width}x{height} with weights that follow from their names in {folder}")
+    say(f"making a {kind}{config.encoder} of {width}x{height} with weights that follow from their names in {folder}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as scratch:
         made = Path(scratch) / folder.name
         model = seeded_kyn(config) if isinstance(config, KynConfig) else seeded_bts(config)
         write_seeded_artifact(made, model, half=False, width=width, height=height)
-        del model
+        del model  # export loads it again, and it may be gigabytes
         export(made)
         try:
             os.rename(made, folder)

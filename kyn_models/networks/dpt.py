@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -87,9 +86,8 @@ class Scratch(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """(B, C_i, h / 2^i, w / 2^i) maps to (B, features, 2 h, 2 w)."""
-        x: Tensor | None = None
-        for number in range(len(maps), 0, -1):
-            level = self.get_submodule(f"layer{number}_rn")(maps[number - 1])
-            fuse = self.get_submodule(f"refinenet{number}")
-            x = fuse(level) if x is None else fuse(x, level)
-        return torch.empty(0) if x is None else x
+        levels = [self.get_submodule(f"layer{number}_rn")(map_) for number, map_ in enumerate(maps, start=1)]
+        x = self.get_submodule(f"refinenet{len(levels)}")(levels[-1])
+        for number in range(len(levels) - 1, 0, -1):
+            x = self.get_submodule(f"refinenet{number}")(x, levels[number - 1])
+        return x

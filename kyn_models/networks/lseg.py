@@ -18,13 +18,15 @@ from kyn_models.networks.vit import VisionTransformer, VitConfig
 LOGIT_SCALE = 1 / 0.07
 """Of the cosines; CLIP's initial value, which the authors never train."""
 
+PATCH = 16
+
 SCALES = (4.0, 2.0, 1.0, 0.5)
 """Resolution of the four maps against that of the patches."""
 
 
 @dataclass(frozen=True)
 class LSegConfig:
-    """vit: the transformer. crop: side of the square image it sees, a multiple of patch * 2.
+    """vit: the transformer. crop: side of the square image it sees, a multiple of 32.
 
     taps: the four blocks that are looked at. stages: channels of their maps, fine to coarse. features: of the maps
     between. out: channels of a language feature.
@@ -36,6 +38,14 @@ class LSegConfig:
     stages: tuple[int, int, int, int] = (256, 512, 1024, 1024)
     features: int = 256
     out: int = 512
+
+    def __post_init__(self) -> None:
+        if self.vit.patch != PATCH:
+            raise ValueError(f"vit.patch: got {self.vit.patch}, expected {PATCH}, with which the map is half the image")
+        if self.crop <= 0 or self.crop % (2 * PATCH):
+            raise ValueError(f"crop: got {self.crop}, expected a multiple of {2 * PATCH}")
+        if list(self.taps) != sorted(set(self.taps)) or not 0 <= self.taps[0] <= self.taps[-1] < self.vit.depth:
+            raise ValueError(f"taps: got {self.taps}, expected rising numbers from 0 to {self.vit.depth - 1}")
 
 
 class Language(NamedTuple):
@@ -93,14 +103,13 @@ class LSeg(nn.Module):
         return Language(features, self._logits(features, text, rows, (height, width)))
 
     def _logits(self, features: Tensor, text: Tensor, rows: int, size: tuple[int, int]) -> Tensor:
-        cosines = torch.einsum(
-            "bcyx,lc->blyx", functional.normalize(features.float(), dim=1), functional.normalize(text.float(), dim=1)
-        )
-        crop = self.config.crop
-        down = _enlarged(crop // 2, crop, features.device)[:rows, : features.shape[2]]
-        across = _enlarged(crop // 2, crop, features.device)
-        down, across = _resized(down, size[0]), _resized(across, size[1])
-        return LOGIT_SCALE * (down @ cosines @ across.T)
+        """Twice the map's size, cut to the image, resized to it: all linear in each direction, so two matrices."""
+        twice = _enlarged(self.config.crop // 2, self.config.crop, features.device)
+        down, across = _resized(twice[:rows, : features.shape[2]], size[0]), _resized(twice, size[1])
+        directions = functional.normalize(text.float(), dim=1)
+        with torch.autocast(features.device.type, enabled=False):
+            cosines = torch.einsum("bcyx,lc->blyx", functional.normalize(features.float(), dim=1), directions)
+            return LOGIT_SCALE * (down @ cosines @ across.T)
 
 
 def _enlarged(count: int, wanted: int, device: torch.device) -> Tensor:

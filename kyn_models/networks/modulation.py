@@ -118,10 +118,12 @@ class ModulatedMLP(nn.Module):
     def context(self, sums: LabelSums, modulation: Tensor) -> Tensor:
         """M of a set: (B, D, D)."""
         attention, heads = self.point_attn, (self.point_attn.heads, -1)
-        keys = (functional.linear(modulation, attention.w_ks.weight) * attention.scale).unflatten(-1, heads).double()
+        with torch.autocast(modulation.device.type, enabled=False):
+            keys = functional.linear(modulation, attention.w_ks.weight) * attention.scale
+            values = functional.linear(sums.total, attention.w_vs.weight.double()).unflatten(-1, heads)
+        keys = keys.unflatten(-1, heads).double()
         keys = keys.masked_fill((sums.count == 0)[..., None, None], torch.finfo(torch.float64).min)
         weights = torch.exp(keys - keys.amax(dim=1, keepdim=True))
-        values = functional.linear(sums.total, attention.w_vs.weight.double()).unflatten(-1, heads)
         # Wherever a point is valid its label's weight makes this 1 or more; without one the values are 0 anyway.
         norm = torch.einsum("bl,blhc->bhc", sums.count, weights).clamp(min=1)
         mean = torch.einsum("blhc,blhe->bhce", weights, values) / norm.unsqueeze(-1)

@@ -94,11 +94,12 @@ class VisionTransformer(nn.Module):
         x = self.patch_embed(image)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
         x = x + self.positions(image.shape[2] // patch, image.shape[3] // patch)
-        found = {}
+        outputs = {}
         for number, block in enumerate(self.blocks[: max(taps) + 1]):
             x = block(x)
-            found[number] = x if number in taps else None
-        return [found[number] for number in taps]
+            if number in taps:
+                outputs[number] = x
+        return [outputs[number] for number in taps]
 
     def positions(self, rows: int, columns: int) -> Tensor:
         """(1, 1 + rows * columns, width) positional embedding, its grid resized bilinearly."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -103,11 +102,6 @@ class KynDecoder:
         self._along = _two_layers(code.project_codes(code.depth_code(z)[:, None], (2,)))
         self._kept = np.empty((0, len(self._weights.w_2)), dtype=np.float32)
         self._warm_up()
-
-    @classmethod
-    def load(cls, path: Path, map_size: tuple[int, int]) -> KynDecoder:
-        """From ``decoder.npz``. Raises ``ValueError`` naming a file that is damaged or another model's."""
-        return cls(KynConstants.load(path), map_size)
 
     def prepare(self, queries: Mapping[str, Query]) -> PreparedKyn:
         """Build the constants of all queries (numpy only)."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from kyn_models.artifact import DECODER, ENCODER, Artifact
+from kyn_models.artifact import DECODER, ENCODER, MANIFEST, Artifact
 from kyn_models.runtimes.queries import Query, Step, StepOutput
 from kyn_models.types import UInt8Array
 
@@ -38,8 +39,7 @@ class EncoderAndDecoder:
         self.library = library
         self._encode = encode
         image_shape = (1, artifact.camera.height, artifact.camera.width, 3)
-        planes = encode(np.zeros(image_shape, dtype=np.uint8))[0]
-        self._decoder = _decoder(artifact, planes.shape[1:3])
+        self._decoder = _decoder(artifact, encode(np.zeros(image_shape, dtype=np.uint8)))
 
     def prepare(self, queries: Mapping[str, Query]) -> Step:
         """Build the constants of all queries; encoder and loops are warm already."""
@@ -59,17 +59,34 @@ class EncoderAndDecoder:
         return step
 
 
-def _decoder(artifact: Artifact, map_size: tuple[int, int]) -> Decoder:
+def _decoder(artifact: Artifact, maps: Sequence[np.ndarray]) -> Decoder:
+    """maps: what the encoder graph made of an image. Raises ``ValueError`` for files that do not belong together."""
     # A family's loops take a second to load: only those that are needed.
-    path = artifact.file(DECODER)
+    path, map_size = artifact.file(DECODER), maps[0].shape[1:3]
     if artifact.manifest.family == "kyn":
-        from kyn_models.runtimes.kyn_decoder import KynDecoder
-
-        return KynDecoder.load(path, map_size)
+        return _decoder_with_labels(artifact, path, maps)
     from kyn_models.runtimes.constants import DecoderConstants
     from kyn_models.runtimes.decoder import CompiledDecoder
 
     return CompiledDecoder(DecoderConstants.load(path), map_size)
+
+
+def _decoder_with_labels(artifact: Artifact, path: Path, maps: Sequence[np.ndarray]) -> Decoder:
+    from kyn_models.runtimes.kyn_constants import KynConstants
+    from kyn_models.runtimes.kyn_decoder import KynDecoder
+
+    if len(maps) != 2:
+        raise ValueError(
+            f"{artifact.file(ENCODER)}: got a graph of {len(maps)} outputs, expected pre-activations and labels; "
+            f"`kyn export {artifact.path}` writes a new one"
+        )
+    constants, named = KynConstants.load(path), len(artifact.manifest.labels)
+    if len(constants.keys) != named:
+        raise ValueError(
+            f"{artifact.path}: got {named} labels in {MANIFEST}, expected {len(constants.keys)} as {DECODER} has; "
+            "copy or import the model again"
+        )
+    return KynDecoder(constants, maps[0].shape[1:3])
 
 
 def encoder_path(artifact: Artifact) -> str:

@@ -12,6 +12,7 @@ from tiny_raw import DRIVE as RAW_DRIVE
 from tiny_raw import RIGHT_M as RAW_RIGHT_M
 from tiny_raw import STEP_M as RAW_STEP_M
 from tiny_raw import write_raw, write_slam
+from tiny_realestate import SHARES, STEP, write_prepared
 
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.data.sources import DataConfig, Frames
@@ -134,6 +135,18 @@ def test_kitti_raw_has_stereo_neighbours_and_poses(tmp_path, slam):
     np.testing.assert_allclose(shifts(frames, 1), [(0, 0), (0, right), (0, right)], atol=1e-4)
     assert np.nanmin(frames[1].depth_m) == pytest.approx(8.0)
     assert frames.views(0).images.shape == (4, 64, 96, 3)
+
+
+def test_realestate10k_has_neighbours_at_every_dilation(tmp_path):
+    root = write_prepared(tmp_path / "re10k", "0a1b", count=6)
+    split = tmp_path / "val_files.txt"
+    split.write_text("0a1b 2\n0a1b 9\nnone 0\n")
+    options = {"size": (64, 96), "steps": (0, -1, 1), "stereo": False, "dilations": (1, 2)}
+    assert len(Frames(DataConfig("realestate10k", str(root), **options))) == 12
+    frames = Frames(DataConfig("realestate10k", str(root), str(split), **options))
+    assert len(frames) == 2 and len(frames.missing) == 2 and frames.name(1) == "0a1b_0000000002_00"
+    assert shifts(frames, 0) == [(-STEP, 0), (STEP, 0)] and shifts(frames, 1) == [(-2 * STEP, 0), (2 * STEP, 0)]
+    np.testing.assert_allclose(frames.views(0).k_norm[:, 0, 2], 2 * SHARES[2] - 1, atol=1e-6)
 
 
 def test_what_makes_no_sense_is_named(root):

@@ -54,3 +54,13 @@ def test_an_interrupted_build_goes_on_and_gives_the_same(cache, tmp_path):
 def test_another_configuration_is_refused(cache):
     with pytest.raises(ValueError, match="points"):
         build(cache.path, CacheConfig(pairs=3, per_street=2, points=500))
+
+
+def test_near_points_come_out_of_those_in_the_volume(cache, tmp_path):
+    near = build(tmp_path, CacheConfig(pairs=1, per_street=2, points=600, near_share=0.3))
+    plain, more = (np.sort(found.arrays["points"][0, 0][:, 2]) for found in (cache, near))
+    assert len(more) == 600 and np.mean(more < 6) > np.mean(plain < 6) + 0.1
+    slab = slice(0, 240)
+    np.testing.assert_array_equal(cache.arrays["points"][0, 0][slab], near.arrays["points"][0, 0][slab])
+    with pytest.raises(ValueError, match=r"streets.near_share: got 0.5, expected 0 to 0.4"):
+        CacheConfig(near_share=0.5)

@@ -48,7 +48,44 @@ def write_tiny_artifact(path: Path, width: int = 640, height: int = 192, idle: i
     return write_artifact(path, manifest, files)
 
 
-def _encoder(width: int, height: int, idle: int) -> bytes:
+LABELS = ("road", "building", "vegetation")
+"""Of ``write_tiny_kyn``: the left half of what it sees is building, the right half vegetation."""
+
+
+def write_tiny_kyn(path: Path, width: int = 640, height: int = 192) -> Artifact:
+    """The same world, said by a model of Know Your Neighbors: solid or not is the sign of its one unit, as a layer norm
+    over two units leaves it.
+    """
+    units, labels = 2, len(LABELS)
+    w_code = np.zeros((2 * units, 39))
+    w_code[0, 2] = -STEEPNESS
+    constants: dict[str, np.ndarray | float] = {
+        "w_code": w_code,
+        "bias": np.zeros(2 * units),
+        "freqs": 1.5 * 2.0 ** np.arange(6),
+        "k_norm": KITTI360_CAMERA.normalised(),
+        "z_near": Z_NEAR,
+        "z_far": Z_FAR,
+        "modulation": np.ones((labels, units)),
+        "keys": np.zeros((labels, units)),
+        **{name: np.eye(units) for name in ("w_2", "w_3", "w_4", "w_query")},
+        **{name: np.zeros(units) for name in ("b_2", "b_4")},
+        **{name: np.zeros((units, units)) for name in ("w_value", "w_context")},
+        "w_out": np.array([9.0, -9.0]),
+        "b_out": EMPTY,
+        "heads": 1,
+        "epsilon": 1e-6,
+    }
+    path.mkdir(parents=True, exist_ok=True)
+    np.savez(path / DECODER, **constants)  # type: ignore[arg-type]  # numpy's stub takes the names for options
+    camera = TrainingCamera(width=width, height=height, height_m=1.55, pitch_deg=5.0)
+    manifest = Manifest(family="kyn", config={}, camera=camera, z_near=Z_NEAR, z_far=Z_FAR, labels=LABELS)
+    encoder = _encoder(width, height, 0, 2 * units, labelled=True)
+    return write_artifact(path, manifest, {ENCODER: encoder, DECODER: (path / DECODER).read_bytes()})
+
+
+def _encoder(width: int, height: int, idle: int, channels: int = 1, labelled: bool = False) -> bytes:
+    """channels: of the map, of which the first knows the wall and the others are 0. labelled: with a label map."""
     from onnx import TensorProto, checker, helper, numpy_helper
 
     def constant(name: str, value: np.ndarray):  # type: ignore[no-untyped-def]
@@ -69,15 +106,23 @@ def _encoder(width: int, height: int, idle: int) -> bytes:
         helper.make_node("Add", ["codes", "nil"], ["sum"]),
         helper.make_node("Transpose", ["sum"], ["features"], perm=[0, 2, 3, 1]),
     ]
-    weight = np.full((1, 3, 1, 1), STEEPNESS * 1.2 / 255 / 3, dtype=np.float32)
+    rows, columns = height // POOL, width // POOL
+    weight, bias = np.zeros((channels, 3, 1, 1), dtype=np.float32), np.zeros(channels, dtype=np.float32)
+    weight[0], bias[0] = STEEPNESS * 1.2 / 255 / 3, -STEEPNESS
+    outputs = [helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, rows, columns, channels])]
+    if labelled:
+        nodes.append(helper.make_node("Identity", ["halves"], ["labels"]))
+        outputs.append(helper.make_tensor_value_info("labels", TensorProto.UINT8, [1, rows, columns]))
+    halves = np.broadcast_to(np.where(np.arange(columns) < columns // 2, 1, 2), (1, rows, columns)).astype(np.uint8)
     graph = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, height, width, 3])],
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, height // POOL, width // POOL, 1])],
+        outputs,
         [
             constant("weight", weight),
-            constant("bias", np.array([-STEEPNESS], dtype=np.float32)),
+            constant("bias", bias),
+            *([constant("halves", halves)] if labelled else []),
             constant("widen", np.zeros((64, 3, 1, 1), dtype=np.float32)),
             constant("nothing", np.zeros((64, 64, 3, 3), dtype=np.float32)),
         ],

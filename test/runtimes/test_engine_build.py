@@ -27,7 +27,7 @@ def request_for(artifact: Artifact, precision: str) -> Request:
 @pytest.mark.parametrize("precision", list(ENGINES))
 @pytest.mark.parametrize("model", ["tiny", "tiny_kyn", "shipped"])
 def test_every_graph_compiles(model: str, precision: str, request: pytest.FixtureRequest) -> None:
-    made = {"tiny": "tiny_artifact", "tiny_kyn": "tiny_kyn_artifact"}
+    made = {"tiny": "tiny_artifact", "tiny_kyn": "tiny_kyn"}
     artifact = Artifact.load(request.getfixturevalue(made[model]) if model in made else default_artifact())
     said: list[str] = []
     plan, timing = build_in_process(request_for(artifact, precision), b"", said.append)
