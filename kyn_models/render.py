@@ -39,12 +39,12 @@ def z_samples(z_near: float, z_far: float, count: int = SAMPLES, jitter: Tensor 
 def composite(sigma: Tensor, z: Tensor, hard_last: bool = True) -> Composite:
     """Weights of samples along rays. sigma: (..., K) density, z: (K,) or (..., K) depths.
 
-    With ``hard_last`` the last sample takes all light that is left, as the papers render; otherwise its interval is
-    taken like the one before it.
+    The last interval has no end, as in the authors' code. With ``hard_last`` the last sample takes all light that is
+    left even where the density is 0; without it only then nothing is taken.
     """
     z = z.expand_as(sigma)
     steps = z[..., 1:] - z[..., :-1]
-    last = torch.full_like(steps[..., :1], LAST_INTERVAL) if hard_last else steps[..., -1:]
+    last = torch.full_like(steps[..., :1], LAST_INTERVAL)
     alpha = 1 - torch.exp(-torch.cat([steps, last], dim=-1) * sigma)
     if hard_last:
         alpha = torch.cat([alpha[..., :-1], torch.ones_like(alpha[..., :1])], dim=-1)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -32,9 +33,12 @@ class ViewLossConfig:
     samples: per ray, stratified in disparity. hard_cap: the last sample takes all light that is left.
     sample_mode: how views are divided into loss and render views, see ``divide_views``; views_rendered: how many give
     colours in the modes default, only and not. invalid: which rays count, see ``invalid_rays``.
-    smoothness: weight of the edge-aware smoothness. flip: encode half of the batches mirrored. jitter: one random
-    change of colours per item. corners: rays start at the outer edges of the image as published, instead of at pixel
-    centres; the two differ by up to half a pixel.
+    colour, smoothness: weights of the colour error and of the edge-aware smoothness; the authors' code adds the errors
+    of a coarse and a fine rendering, which are one where there is no fine one: hence 2.
+    points_per_call: for fields whose points attend to each other, how many of an image's do so at a time (0: all); the
+    authors' renderer takes 100,000 points at a time over all images of a process.
+    flip: encode half of the batches mirrored. jitter: one random change of colours per item. corners: rays start at the
+    outer edges of the image as published, instead of at pixel centres; the two differ by up to half a pixel.
     """
 
     images: int = 16
@@ -45,7 +49,9 @@ class ViewLossConfig:
     sample_mode: SampleMode = "kitti360-mono"
     views_rendered: int = 2
     invalid: InvalidPolicy = "weight_guided"
+    colour: float = 2.0
     smoothness: float = 0.001
+    points_per_call: int = 0
     flip: bool = True
     jitter: bool = True
     corners: bool = True
@@ -68,7 +74,7 @@ def frames_batch(items: ViewItems, config: ViewLossConfig, seed: int, step: int,
     axes; truth (B, N, 3) colours 0..1, all by patches; seeds (B,) int64 of the random depths; items (B,).
     """
     rng = np.random.default_rng((seed, step))
-    chosen = rng.integers(0, len(items), config.images)
+    chosen = epoch_items(len(items), config.images, seed, step)
     flip = config.flip and bool(rng.uniform() < 0.5)
     draws = rng.integers(0, 2**62, config.images)
     views = [items[int(index)] for index in chosen[share]]
@@ -85,13 +91,22 @@ def frames_batch(items: ViewItems, config: ViewLossConfig, seed: int, step: int,
     return batch
 
 
+def epoch_items(count: int, images: int, seed: int, step: int) -> np.ndarray:
+    """(images,) items of a step: every epoch takes all ``count`` of them once, each in an order of its own."""
+    places = np.arange(step * images, (step + 1) * images)
+    epochs, places = places // count, places % count
+    orders = {epoch: np.random.default_rng((seed, int(epoch), 1)).permutation(count) for epoch in np.unique(epochs)}
+    return np.array([orders[epoch][place] for epoch, place in zip(epochs, places, strict=True)], dtype=np.int64)
+
+
 def divide_views(count: int, config: ViewLossConfig, rng: np.random.Generator) -> tuple[list[int], list[int]]:
     """(loss views, render views) of a step, indices into the item's views; the key frame is 0.
 
     default: ``views_rendered`` at random give colours, the others are explained. only: the key frame is explained by
-    random others. not: random others are explained by the rest. stereo: views come camera by camera for two cameras;
-    one camera is explained by the other. mono: of both cameras every other time step is explained by the rest,
-    the second camera the other way round. kitti360-mono: the same for four cameras.
+    random others (by fewer in the authors' code where the key frame is among those drawn). not: random others are
+    explained by the rest. stereo: views come camera by camera for two cameras; one camera is explained by the other.
+    mono: of both cameras every other time step is explained by the rest, the second camera the other way round.
+    kitti360-mono: the same for four cameras.
     Raises ``ValueError`` if there are too few views for the mode.
     """
     mode, order = config.sample_mode, rng.permutation(count)
@@ -177,18 +192,16 @@ def jitter_colours(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             grey = (images @ grey_weights)[..., None]
             images = grey + (images - grey) * factors[2]
         else:
-            images = images @ _hue_turn(turn).T
+            images = _turned_hue(images, turn)
         images = np.clip(images, 0, 1)
     return images.astype(np.float32)
 
 
-def _hue_turn(turns: float) -> np.ndarray:
-    """(3, 3) rotation of colours about grey by so many full turns."""
-    angle = 2 * np.pi * turns
-    third, root = (1 - np.cos(angle)) / 3, np.sin(angle) / np.sqrt(3)
-    matrix = np.full((3, 3), third) + np.cos(angle) * np.eye(3)
-    matrix += root * np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
-    return matrix.astype(np.float32)
+def _turned_hue(images: np.ndarray, turns: float) -> np.ndarray:
+    """(V, h, w, 3) float32 RGB with the hue of HSV moved on by so many full turns."""
+    hsv = cv2.cvtColor(images.reshape(-1, images.shape[2], 3).astype(np.float32), cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0] + np.float32(360 * turns)) % 360
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).reshape(images.shape)
 
 
 def view_loss(model: nn.Module, batch: Batch, config: ViewLossConfig) -> dict[str, Tensor]:
@@ -201,7 +214,7 @@ def view_loss(model: nn.Module, batch: Batch, config: ViewLossConfig) -> dict[st
     field = model.condition(View(images[:, 0], batch["k_norm"][:, 0], eye), flip=bool(batch["flip"]))
     z = render.z_samples(field.z_near, field.z_far, config.samples, _uniform(batch, config.samples))
     points = render.ray_points(batch["origins"], batch["directions"], z)
-    density = field.density(points)
+    density = field.density(points, config.points_per_call) if config.points_per_call else field.density(points)
     shape = z.shape
     rendered = render.composite(density.sigma.view(shape), z, config.hard_cap)
     views = [
@@ -218,12 +231,23 @@ def view_loss(model: nn.Module, batch: Batch, config: ViewLossConfig) -> dict[st
     patches = (count * config.rays // config.patch**2, config.patch, config.patch)
     seen = patches_of(colour, patches)
     truth = patches_of(batch["truth"].unsqueeze(2), patches)
+    distance = (weights * z).sum(dim=-1).view(patches)
+    return reconstruction(seen, truth, invalid.view(patches), distance, config)
+
+
+def reconstruction(
+    seen: Tensor, truth: Tensor, invalid: Tensor, distance: Tensor, config: ViewLossConfig
+) -> dict[str, Tensor]:
+    """The weighted terms of rendered patches, means over all pixels: ``colour``, and ``smooth`` if it has a weight.
+
+    seen: (P, V, 3, h, w) colours by each render view, truth: (P, 1, 3, h, w), both 0..1; invalid: (P, h, w) bool;
+    distance: (P, h, w) metres.
+    """
+    valid = 1 - invalid.float()
     # What one view hides another one may show: the best explanation counts.
     error = losses.patch_error(seen, truth.expand_as(seen)).amin(dim=1)
-    valid = 1 - invalid.view(patches).float()
-    terms = {"colour": (error * valid).mean()}
+    terms = {"colour": config.colour * (error * valid).mean()}
     if config.smoothness > 0:
-        distance = (weights * z).sum(dim=-1).view(patches)
         terms["smooth"] = config.smoothness * (losses.edge_aware_smoothness(distance, truth[:, 0]) * valid).mean()
     return terms
 

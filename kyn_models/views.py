@@ -25,7 +25,7 @@ Legend = list[tuple[str, tuple[int, int, int]]]
 """Names with their colours."""
 NOT_SEEN = "outside the image"
 FONT = cv2.FONT_HERSHEY_SIMPLEX
-READABLE_WIDTH = 480
+READABLE_WIDTH = 600
 """Pixels; narrower images of small models are enlarged, so that titles, scales and legends have room."""
 
 

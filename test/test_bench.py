@@ -16,6 +16,7 @@ from kyn_models.benchmark_case import Case, read_images, write_images
 from kyn_models.benchmark_floor import Work, compare, count_encoder
 from kyn_models.benchmark_images import MOST, pictures, spread, street_images
 from kyn_models.benchmark_machine import Rates
+from kyn_models.cli import bench as bench_command
 
 SMALL = ["--voxels", "2000", "--depth-rays", "12", "40", "--repeat", "2"]
 
@@ -183,6 +184,15 @@ def test_decoding_is_the_sum_of_each_frame():
     row = summary(outcome([[1], [2]]))
     assert row["decoding_ms"]["median"] == 3.0 and row["frame_ms"]["median"] == 5.0
     assert row["frames_per_second"] == 200.0
+
+
+def test_a_column_of_labels_is_shown_where_a_model_has_them():
+    row = summary(outcome([[1], [2]])) | {"gpu_mb": None, "before_mb": 1.0, "peak_mb": 2.0}
+    labelled = outcome([[1], [2]])
+    labelled.result["stages_ms"]["labels"] = [7.0, 7.0, 7.0]
+    assert summary(labelled)["stages_ms"]["labels"]["median"] == 7.0
+    texts = bench_command._times(row, ["encode", "labels"])
+    assert texts[:2] == ["1.0 / 1.0", "-"]
 
 
 def test_ratios_are_to_the_own_float32_encoder_else_to_the_fastest():

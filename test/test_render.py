@@ -100,11 +100,14 @@ def test_depth_turns_to_sky_where_half_of_the_light_is_left() -> None:
 
 
 def test_soft_last_sample() -> None:
+    """Its interval has no end: any density takes all light, none takes none."""
     sigma, z = torch.full((2, 5), 0.4), torch.linspace(3, 7, 5)
-    soft = composite(sigma, z, hard_last=False)
-    torch.testing.assert_close(soft.weights.sum(-1), torch.full((2,), 1 - math.exp(-0.4 * 5)))
-    torch.testing.assert_close(soft.passed, composite(sigma, z).passed)
-    torch.testing.assert_close(soft.weights[:, :-1], composite(sigma, z).weights[:, :-1])
+    sigma[1, -1] = 0
+    soft, hard = composite(sigma, z, hard_last=False), composite(sigma, z)
+    torch.testing.assert_close(soft.weights.sum(-1), torch.tensor([1.0, 1 - math.exp(-0.4 * 4)]))
+    torch.testing.assert_close(hard.weights.sum(-1), torch.ones(2))
+    torch.testing.assert_close(soft.passed, hard.passed)
+    torch.testing.assert_close(soft.weights[:, :-1], hard.weights[:, :-1])
 
 
 def test_the_split_does_not_change_the_answer() -> None:

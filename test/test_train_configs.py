@@ -11,19 +11,29 @@ from tiny_realestate import SHARES, write_prepared
 pytest.importorskip("torch", reason="training needs torch")
 
 from kyn_models import config as configuration
-from kyn_models.models import FAMILIES
 from kyn_models.models.loading import make_config
 from kyn_models.recipe import TrainConfig, make_task
 
 FOLDER = Path(__file__).parents[1] / "config" / "train"
 FILES = sorted(path.name for path in FOLDER.glob("*.yaml"))
-PUBLISHED = {
-    "bts_kitti360": (16, 4096, 64, 1e-4, [1e-4, 1e-5], (3, 80), (192, 640)),
-    "bts_kitti_raw": (16, 2048, 64, 1e-4, [1e-4, 1e-5], (3, 80), (192, 640)),
-    "bts_realestate10k": (24, 1024, 48, 1e-5, [1e-5, 1e-8], (1, 100), (256, 384)),
-    "kyn_kitti360": (8, 4096, 64, 1e-4, [1e-4, 1e-6], (3, 80), (192, 640)),
+KITTI = {"hard_cap": True, "samples": 64, "steps": [0, 1], "rate": 1e-4, "decay_every": 120_000, "size": (192, 640)}
+KITTI360 = {**KITTI, "sample_mode": "kitti360-mono", "views": 8}
+PUBLISHED: dict[str, dict[str, object]] = {
+    "bts_kitti360": {**KITTI360, "images": 16, "rays": 4096},
+    "bts_kitti_raw": {**KITTI, "sample_mode": "default", "views": 4, "images": 16, "rays": 2048},
+    "bts_realestate10k": {
+        **{"sample_mode": "default", "hard_cap": False, "samples": 48, "views": 3, "steps": [0, -1, 1]},
+        **{"images": 24, "rays": 1024, "rate": 1e-5, "decay_every": 100_000, "size": (256, 384)},
+    },
+    "kyn_kitti360": {**KITTI360, "images": 8, "rays": 4096},
 }
-"""Images, rays, samples, rate, rates at the first and last step, range, size: by the authors' files."""
+"""By the authors' exp_*, train_kyn and data files."""
+MODELS: dict[str, dict[str, object]] = {
+    "bts_kitti360": {"d_out": 64, "hidden": 64, "blocks": 0, "z_near": 3, "z_far": 80, "code_depth": "z"},
+    "bts_kitti_raw": {"d_out": 64, "hidden": 64, "blocks": 0, "z_near": 3, "z_far": 80, "code_depth": "z"},
+    "bts_realestate10k": {"d_out": 32, "hidden": 32, "blocks": 1, "z_near": 1, "z_far": 100, "code_depth": "distance"},
+    "kyn_kitti360": {"d_out": 64, "hidden": 128, "heads": 4, "head_channels": 32, "z_near": 3, "z_far": 80},
+}
 
 
 def load(name: str) -> TrainConfig:
@@ -37,7 +47,7 @@ def test_every_family_has_a_file_for_every_data_set() -> None:
     assert named | {"bts_streets_lite0.yaml"} <= set(FILES)
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name.split("_")[0] in FAMILIES])
+@pytest.mark.parametrize("name", FILES)
 def test_a_file_can_be_loaded(name: str) -> None:
     config = load(name)
     assert config.family == name.split("_")[0]
@@ -47,17 +57,31 @@ def test_a_file_can_be_loaded(name: str) -> None:
         assert config.loop.warmup == config.loop.weight_decay == config.loop.average == config.loop.clip == 0
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if name.split("_")[0] in FAMILIES])
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_values_are_the_published_ones(name: str) -> None:
-    images, rays, samples, rate, rates, reach, size = PUBLISHED[name]
     config = load(f"{name}.yaml")
+    data, loss, loop = config.data, config.view_loss, config.loop
+    assert data is not None
+    cameras = (4 if data.fisheye else 2) if data.stereo else 1
+    assert PUBLISHED[name] == {
+        **{"sample_mode": loss.sample_mode, "hard_cap": loss.hard_cap, "samples": loss.samples},
+        **{"views": cameras * len(data.steps), "steps": list(data.steps), "images": loss.images, "rays": loss.rays},
+        **{"rate": loop.learning_rate, "decay_every": loop.decay_every, "size": data.size},
+    }
     model = make_config(config.family, config.model, name)
-    assert (config.view_loss.images, config.view_loss.rays, config.view_loss.samples) == (images, rays, samples)
-    assert config.loop.learning_rate == rate and config.data.size == size
-    assert [config.loop.rate(step) for step in (0, config.loop.steps - 1)] == pytest.approx(rates)
-    assert (model.z_near, model.z_far) == reach
-    assert config.view_loss.patch == 8 and config.view_loss.smoothness == 0.001
-    assert config.view_loss.invalid == "weight_guided" and config.view_loss.flip and config.view_loss.jitter
+    assert {key: getattr(model, key) for key in MODELS[name]} == MODELS[name]
+    assert (loop.schedule, loop.decay, loop.encoder_rate) == ("step", 0.1, 1.0)
+    assert (loss.patch, loss.colour, loss.smoothness, loss.views_rendered) == (8, 2.0, 0.001, 2)
+    assert loss.invalid == "weight_guided" and loss.flip and loss.jitter and loss.corners
+    assert not data.fisheye or data.fisheye_offset == 10
+    # The renderer's 100,000 points are shared by the images of a process.
+    assert loss.points_per_call == (12_500 if config.family == "kyn" else 0)
+
+
+def test_published_lengths() -> None:
+    for name, frames, epochs in (("bts_kitti360", 98_008, 25), ("kyn_kitti360", 98_008, 25)):
+        config = load(f"{name}.yaml")
+        assert config.loop.steps == epochs * (frames // config.view_loss.images)
 
 
 def test_realestate10k_gives_batches(tmp_path: Path) -> None:
@@ -87,3 +111,10 @@ def test_the_shipped_recipe_learns_geometry_from_streets() -> None:
     config = load("bts_streets_lite0.yaml")
     assert config.data is None and config.streets.pairs == 1100 and config.loop.schedule == "cosine"
     assert len(config.frozen) == 5 and config.loss.freeze_norms
+
+
+def test_the_streets_are_learnt_from_views_alone() -> None:
+    config = load("bts_streets_views.yaml")
+    assert config.data is not None and config.data.layout == "streets" and config.held_out is None
+    assert config.data.streets.first_seed + config.data.streets.streets < config.validation.first_seed
+    assert config.view_loss.sample_mode == "kitti360-mono" and config.start_density > 0

@@ -192,11 +192,11 @@ def test_small_images_are_enlarged_for_what_is_written_beside_them(prediction):
     depth = np.full((64, 160), 10, np.float32)
     small = Prediction(**{**vars(prediction), "image": image, "intrinsics": camera, "depth_m": depth})
     drawn = views.input_picture(small)
-    assert drawn.shape == (192, 480, 3)
-    np.testing.assert_array_equal(drawn[1::3, 1::3], image)
-    assert views.depth_picture(small).shape == (192 + 34, 480, 3)
+    assert drawn.shape == (256, 640, 3)
+    np.testing.assert_array_equal(drawn[1::4, 1::4], image)
+    assert views.depth_picture(small).shape == (256 + 34, 640, 3)
     half = np.arange(160) < 80
-    assert (views.input_picture(small, np.broadcast_to(half, (64, 160)))[100, 241:] == views.UNKNOWN_COLOUR).all()
+    assert (views.input_picture(small, np.broadcast_to(half, (64, 160)))[100, 321:] == views.UNKNOWN_COLOUR).all()
 
 
 def test_a_frame_picture_with_classes_has_the_size_of_one_without(labelled, prediction):

@@ -224,7 +224,9 @@ def print_report(content: Mapping[str, Any]) -> None:
     )
     counted = (*content["work"], "together")
     work = [_work(content["work"][stage]) if stage in content["work"] else "" for stage in counted]
-    print_table(counted, [("counted", work), *((_name(row), [_floor(row, stage) for stage in counted]) for row in rows)])
+    print_table(
+        counted, [("counted", work), *((_name(row), [_floor(row, stage) for stage in counted]) for row in rows)]
+    )
     print("\nlibraries: " + ", ".join(dict.fromkeys(row["library"] for row in shown)))
 
 

@@ -183,7 +183,7 @@ class RealEstate10k:
     whose views do not lie in the sequence are no items. size: (height, width) that images are resized to (linear, as
     published), None as they are. strict: a frame of the split whose image or view is missing is an error, else it is
     counted in ``missing`` and left out.
-    Published: training (-1, 1) with dilations (1, 29), validation (-1, 1) with (5, 5), size (256, 384).
+    Published: training (-1, 1) with dilations (1, 29), validation one later view with such a dilation, size (256, 384).
     Raises ``FileNotFoundError`` or ``ValueError`` naming what is missing.
     """
 

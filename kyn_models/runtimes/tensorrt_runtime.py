@@ -43,8 +43,8 @@ def load(artifact: Artifact, options: LoadOptions) -> TensorRT:
     """
     if artifact.manifest.family != FAMILY:
         raise ValueError(
-            f"{artifact.path}: got a model of family {artifact.manifest.family!r}, expected {FAMILY!r} with TensorRT; "
-            "use runtime torch, openvino or onnxruntime"
+            f"{artifact.path}: got a model of family {artifact.manifest.family!r}, expected {FAMILY}, "
+            "which TensorRT runs; use runtime torch, openvino or onnxruntime"
         )
     precision = "float16" if options.precision == "auto" else options.precision
     if precision not in ENGINES:

@@ -131,7 +131,7 @@ def test_wrong_options_are_refused_at_once(option, sentence, model, pictures, ca
 def load(latencies_ms: dict[int, float], sent: int, rate_hz: float = 10.0) -> Load:
     moments = {number: number / rate_hz for number in range(sent)}
     received = {number: moments[number] + latency / 1e3 for number, latency in latencies_ms.items()}
-    return Load(rate_hz, moments, received, stages_ms={"warp": 1.0, "encode": 30.0, "wait": 50.0})
+    return Load(rate_hz, moments, received, stages_ms={"warp": 1.0, "encode": 28.0, "labels": 2.0, "wait": 50.0})
 
 
 def test_numbers_of_a_load_that_is_known():

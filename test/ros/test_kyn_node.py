@@ -61,7 +61,7 @@ def cells(volume: Any, data: Any) -> np.ndarray:
 
 def assert_same(volume: Any, grid: Any, expected: Prediction) -> None:
     """A volume and a grid as received say what the predictor says, cell for cell."""
-    assert tuple(volume.label_names) == expected.label_names == ("ground", "road", "person", "rider", "car")
+    assert tuple(volume.label_names) == expected.label_names == ("ground", "road", "person", "rider", "car", "truck")
     np.testing.assert_array_equal(cells(volume, volume.data), expected.volume)
     np.testing.assert_array_equal(cells(volume, volume.labels), expected.labels)
     np.testing.assert_array_equal(np.array(grid.data, np.int8).reshape(expected.grid.shape), expected.grid)
@@ -144,7 +144,7 @@ def test_build_only(tiny_kyn: Path) -> None:
     "changed, words",
     [
         ({"precision": "float16"}, "precision: got float16"),
-        ({"labels": ("road", "car")}, "got 2 labels in artifact.json, expected 5 as decoder.npz has"),
+        ({"labels": ("road", "car")}, "got 2 labels in artifact.json, expected 6 as decoder.npz has"),
     ],
     ids=["precision", "labels"],
 )

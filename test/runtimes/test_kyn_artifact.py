@@ -59,7 +59,7 @@ def test_the_grid_is_that_of_torch(name: str, tiny_kyn: Path, plain: Prediction)
     assert len(set(np.unique(plain.labels)) - {UNKNOWN}) >= 2
     np.testing.assert_array_equal(plain.labels == UNKNOWN, plain.volume == UNKNOWN)
     found = answer(Artifact.load(tiny_kyn), name)
-    assert found.label_names == plain.label_names == ("ground", "road", "person", "rider", "car")
+    assert found.label_names == plain.label_names == ("ground", "road", "person", "rider", "car", "truck")
     np.testing.assert_array_equal(found.labels == UNKNOWN, plain.labels == UNKNOWN)
     # Where two labels, or a probability and a threshold, are a rounding apart, either is right.
     assert (found.labels != plain.labels).mean() < 0.002
@@ -80,7 +80,7 @@ camera = artifact.manifest.camera
 predictor = Predictor(artifact, sys.argv[2], VoxelGridSpec((0, 30), (-8, 8), (-0.4, 2.8), 0.4), depth_rays=(4, 8))
 image = np.zeros((camera.source.height, camera.source.width, 3), np.uint8)
 prediction = predictor.predict(Observation((PosedFrame(image, camera.source),), camera.base_from_camera()))
-assert prediction.labels is not None and (prediction.labels < 5).any()
+assert prediction.labels is not None and (prediction.labels < 6).any()
 print(predictor.runtime_name, sorted({name.split(".")[0] for name in sys.modules} & {"torch", "safetensors", "onnx"}))
 """
 
@@ -119,9 +119,9 @@ def weights_alone(artifact: Artifact) -> Artifact:
 
 
 FAULTS: dict[str, tuple[Callable[[Artifact], Artifact], str]] = {
-    "too few labels": (lambda a: with_labels(a, "road", "car"), "got 2 labels in artifact.json, expected 5 as "),
-    "too many labels": (lambda a: with_labels(a, *"abcdef"), "got 6 labels in artifact.json, expected 5 as "),
-    "no labels": (with_labels, "got 0 labels in artifact.json, expected 5 as "),
+    "too few labels": (lambda a: with_labels(a, "road", "car"), "got 2 labels in artifact.json, expected 6 as "),
+    "too many labels": (lambda a: with_labels(a, *"abcdefg"), "got 7 labels in artifact.json, expected 6 as "),
+    "no labels": (with_labels, "got 0 labels in artifact.json, expected 6 as "),
     "decoder without keys": (lambda a: without_array(a, DECODER, "keys"), "decoder.npz: got a file that is damaged"),
     "test without labels": (lambda a: without_array(a, SELFTEST, "labels"), "selftest.npz: got a file that is damaged"),
     "graph without labels": (graph_without_labels, "expected pre-activations and labels; `kyn export "),
@@ -142,5 +142,5 @@ def test_a_fault_is_one_sentence(name: str, fault: str, own: Artifact) -> None:
 
 
 def test_torch_says_the_same_of_a_wrong_number_of_labels(own: Artifact) -> None:
-    with pytest.raises(runtimes.RuntimeFailed, match="got 2 labels, expected 5 as the model has"):
+    with pytest.raises(runtimes.RuntimeFailed, match="got 2 labels, expected 6 as the model has"):
         Predictor(with_labels(own, "road", "car"), "torch", SPEC)
