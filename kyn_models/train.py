@@ -98,7 +98,7 @@ class Trainer:
             for name, value in model.state_dict().items()
         }
         self.optimiser = torch.optim.AdamW(self._groups(), lr=loop.learning_rate, weight_decay=loop.weight_decay)
-        self._late = False
+        self._late = self._asked = False
         self.state = _State()
         self._training_mode()
         if self.rank == 0:
@@ -195,7 +195,7 @@ class Trainer:
             ) from error
 
     def run(self) -> bool:
-        """Train until all steps are done (True) or the minutes are over (False, resumable).
+        """Train until all steps are done (True), or the minutes are over or it is asked to stop (False, resumable).
 
         Raises ``ValueError`` at a loss or gradient that is not finite, naming the step and its items; the last good
         checkpoint stays.
@@ -207,7 +207,8 @@ class Trainer:
             prefetch = Prefetch(self._parts, self.state.step, loop.steps, loop.workers)
             pace = Pace(prefetch)
             for parts in stack.enter_context(prefetch):
-                self._late = self.rank == 0 and time.monotonic() - started > 60 * loop.minutes
+                over = self.rank == 0 and time.monotonic() - started > 60 * loop.minutes
+                self._late = over or self._asked
                 with pace:
                     terms = self.step(parts)
                 done = self.state.step == loop.steps
@@ -220,9 +221,14 @@ class Trainer:
                     self.save(LAST)
                     saved = time.monotonic()
                 if self._late and not done:
-                    log.warning("stopped at step %d after %.0f minutes", self.state.step, loop.minutes)
+                    passed = (time.monotonic() - started) / 60
+                    log.warning("stopped at step %d after %.0f minutes", self.state.step, passed)
                     return False
         return True
+
+    def ask_to_stop(self) -> None:
+        """Let ``run`` save and return after the step that comes, in all processes; for signal handlers."""
+        self._asked = True
 
     def _parts(self, step: int) -> list[Batch]:
         """This process's parts of a step's batch."""
@@ -263,7 +269,7 @@ class Trainer:
         return {name: share * value.detach() for name, value in terms.items()}
 
     def _mean_over_ranks(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
-        """Loss terms of the whole step; all processes also learn here that the first one's time is over."""
+        """Loss terms of the whole step; all processes also learn here that one of them is to stop."""
         values = torch.stack([*terms.values(), torch.tensor(float(self._late), device=self.device)])
         if self.world > 1:
             torch.distributed.all_reduce(values)

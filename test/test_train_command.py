@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +49,7 @@ def test_a_file_becomes_an_artifact_also_after_a_pause(drive: Path, tmp_path: Pa
     loop = {"steps": 30, "validate_every": 15}
     recipe = recipe_file(tmp_path / "recipe.yaml", drive, loop=loop, data={"cache": True})
     out = tmp_path / "out"
-    assert main(["train", str(recipe), str(out), "--minutes", "0"]) == 1
+    assert main(["train", str(recipe), str(out), "--minutes", "0"]) == 3
     assert "not finished: the same command goes on from step 1" in capsys.readouterr().out
     assert main(["train", str(recipe), str(out)]) == 0
     said = capsys.readouterr().out
@@ -63,6 +65,30 @@ def test_a_file_becomes_an_artifact_also_after_a_pause(drive: Path, tmp_path: Pa
     assert camera.pitch_deg == pytest.approx(0, abs=0.01)
     field = condition(load_model(artifact), np.zeros((3, 64, 96), np.float32), camera.source.normalised())
     assert torch.isfinite(field(torch.tensor([[[0.0, 0.0, 10.0]]]))).all()
+
+
+def test_sigterm_ends_with_the_running_step_saved(drive: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    step = Trainer.step
+
+    def asked_on_the_way(self, parts):
+        if self.state.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, parts)
+
+    monkeypatch.setattr(Trainer, "step", asked_on_the_way)
+    before = signal.getsignal(signal.SIGTERM)
+    recipe = recipe_file(tmp_path / "recipe.yaml", drive, loop={"steps": 30, "checkpoint_minutes": 60})
+    assert main(["train", str(recipe), str(tmp_path / "out")]) == 3
+    assert "not finished: the same command goes on from step 3" in capsys.readouterr().out
+    assert torch.load(tmp_path / "out" / LAST, weights_only=True)["step"] == 3
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_before_the_first_step_is_a_sentence(drive: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(Trainer, "resume", lambda self: os.kill(os.getpid(), signal.SIGTERM))
+    recipe = recipe_file(tmp_path / "recipe.yaml", drive)
+    assert main(["train", str(recipe), str(tmp_path / "out")]) == 130
+    assert "stopped: the same command goes on from the last checkpoint" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 A subcommand's module has ``add_arguments(parser)`` and ``run(args) -> int`` (the exit code). What the user can mend is
 raised as ``ValueError``, ``OSError`` or ``ImportError`` with one sentence; it is printed without a traceback.
 
-Exit codes: 0 done, 1 done and the answer is no (a check failed), 2 the user can mend it, 130 stopped with Ctrl-C.
+Exit codes: 0 done, 1 done and the answer is no (a check failed), 2 the user can mend it, 3 paused: the same command
+goes on (``kyn train``), 130 stopped with Ctrl-C.
 ``KYN_DEBUG=1`` shows the traceback of what would be one sentence.
 """
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kyn_models import config as configuration
 from kyn_models import ranks
+from kyn_models.cli import interrupt
 
 if TYPE_CHECKING:
     from kyn_models.recipe import TrainConfig
+
+PAUSED = 3
+"""Exit code of a training that is not finished and was not disturbed."""
 
 ABOUT = """
 examples:
@@ -23,6 +28,10 @@ examples:
 The same command goes on where it stopped, bit for bit. Processes of torchrun share every step's batch (the
 configuration says how many images it has in all), so that their number changes speed and not the result; where one
 dies, torchrun starts all again and they go on from the last checkpoint.
+
+Exit codes: 0 all steps are done and the artifact is written; 3 paused, for --minutes are over or SIGTERM came: last.pt
+holds the step that was running, the same command goes on; 2 and 130 as for all commands. Under torchrun a pause
+is 0, as it takes any other code for a process that died: there, artifact/ tells whether all is done.
 
 OUT holds last.pt and best.pt (checkpoints), curves/ (for TensorBoard), what is rendered or stored once, and in the
 end artifact/: the best model, for `kyn eval`, `kyn image` and the nodes.
@@ -37,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--streets", type=Path, metavar="DIR", help="where rendered streets and stored views lie (else OUT/streets)"
     )
     parser.add_argument(
-        "--minutes", type=float, metavar="N", help="stop after so many, to go on later (else as configured)"
+        "--minutes", type=float, metavar="N", help="pause after so many, with exit code 3 (else as configured)"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (else cpu)")
 
@@ -56,9 +65,14 @@ def run(args: argparse.Namespace) -> int:
     torch.set_flush_denormal(True)
     logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger("kyn_models").setLevel(logging.INFO if ranks.first() else logging.ERROR)
+    handler = signal.signal(signal.SIGTERM, interrupt)
     try:
         return _train(config, args)
+    except KeyboardInterrupt:
+        _say("stopped: the same command goes on from the last checkpoint and with what is stored")
+        raise
     finally:
+        signal.signal(signal.SIGTERM, handler)
         ranks.leave()
 
 
@@ -69,10 +83,13 @@ def _train(config: TrainConfig, args: argparse.Namespace) -> int:
     trainer = recipe.make_trainer(config, task, args.out, args.device)
     if trainer.resume():
         _say(f"going on from step {trainer.state.step}")
-    if not trainer.run():
+    signal.signal(signal.SIGTERM, lambda *_: trainer.ask_to_stop())
+    finished = trainer.run()
+    signal.signal(signal.SIGTERM, interrupt)
+    if not finished:
         _say(f"not finished: the same command goes on from step {trainer.state.step}")
         # torchrun takes any other code for a process that died, and starts again.
-        return 1 if trainer.world == 1 else 0
+        return PAUSED if trainer.world == 1 else 0
     if ranks.first():
         path = recipe.write_best(config, task, args.out, args.config.name)
         print(f"best model: {path}, validation score {trainer.state.best:.4f}")
