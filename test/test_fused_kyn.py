@@ -47,7 +47,7 @@ class Graph:
         self, image: np.ndarray, rays: np.ndarray, points: np.ndarray, others: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
         """Of the whole size. others: of the points."""
-        nothing = np.zeros((17, 5), np.float32)
+        nothing = np.zeros((len(self.constants.w_out) + 1, len(self.constants.keys)), np.float32)
         inputs = {"image": image[None], "ray_others": nothing, "point_others": nothing if others is None else others}
         for name, kind in self.kinds().items():
             for tensor, values in kind.place(rays if name == "ray" else points).items():

@@ -33,8 +33,6 @@ WORKSPACES = {"bts": 2 << 30, "kyn": 4 << 30}
 """Most scratch memory of an engine in bytes, so that no tactic takes what the rest of a robot needs. ``kyn`` keeps the
 last layer of all samples of all rays: 1 GB of the default sizes."""
 POINTS_STEP = 1 << 16
-FAMILY = "bts"
-"""The family whose models are exported as engines."""
 RECIPE = 1
 """Counted up when engines are built in another way from the same graph."""
 
@@ -44,13 +42,8 @@ def load(artifact: Artifact, options: LoadOptions) -> TensorRT:
 
     Raises ``NoDevice``, ``ImportError`` without the library, ``FileNotFoundError`` for an artifact without the graph,
     ``RuntimeError`` for a library of a wrong version, an engine that cannot be built, or a GPU that fails,
-    ``ValueError`` for a family or precision it lacks or a damaged file.
+    ``ValueError`` for a precision it lacks or a damaged file.
     """
-    if artifact.manifest.family != FAMILY:
-        raise ValueError(
-            f"{artifact.path}: got a model of family {artifact.manifest.family!r}, expected {FAMILY}, "
-            "which TensorRT runs; use runtime torch, openvino or onnxruntime"
-        )
     precision = "float16" if options.precision == "auto" else options.precision
     if precision not in ENGINES:
         raise ValueError(f"precision: got {precision}, expected {' or '.join(ENGINES)} with TensorRT")
