@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from kyn_models.checkpoints import OfficialWeights
 
 OFFICIAL = {"bts": "kyn_models.models.bts_official", "kyn": "kyn_models.models.kyn_official"}
-"""Modules on how the authors save each family: ``SECTION``, ``PREFIXES``, ``MARK``, ``config_of(weights)``."""
+"""Modules on how the authors save each family: ``SECTION``, ``PREFIXES``, ``MARK``, ``LICENCES``, ``config_of(weights)``.
+"""
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,12 @@ class ImportConfig:
     """What a checkpoint does not say about itself; the defaults are those of the authors' KITTI-360 models.
 
     model: the family's configuration, as far as the shapes of the weights do not tell it. camera: what it was trained
-    with. licences: of code, weights and data.
+    with. licences: of weights and data, none for what is known of the authors' KITTI-360 models.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
     camera: TrainingCamera = TrainingCamera()
-    licences: Licences = Licences(
-        weights="see the authors' repository", data="KITTI-360, CC BY-NC-SA 3.0 (not for commercial use)"
-    )
+    licences: Licences | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
             z_near=model.config.z_near,
             z_far=model.config.z_far,
             labels=labels,
-            licences=config.licences,
+            licences=config.licences or form_of(args.family).LICENCES,
             provenance=provenance(sources),
         ),
         {WEIGHTS: weights_file(model, args.half)},
