@@ -253,8 +253,6 @@ def write_best(config: TrainConfig, task: Task, out: Path, source: str) -> Path:
 
 def _why_not_exportable(model: Any) -> str:
     """What the model says against the files of other runtimes; empty where it has them."""
-    if not hasattr(model, "exportable"):
-        return "its family is not exported yet"
     try:
         model.exportable()
     except ValueError as error:

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from kyn_models.checkpoints import OfficialWeights
 
 OFFICIAL = {"bts": "kyn_models.models.bts_official", "kyn": "kyn_models.models.kyn_official"}
-"""Modules on how the authors save each family: ``SECTION``, ``PREFIXES``, ``MARK``, ``LICENCES``, ``config_of(weights)``.
-"""
+"""Modules on how the authors save each family: ``SECTION``, ``PREFIXES``, ``MARK``, ``LICENCES``, ``config_of``."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,7 @@ def run(args: argparse.Namespace) -> int:
     model = filled_model(args, config, found.weights)
     count = len(found.weights)
     found.weights.clear()  # the model has its own: two copies of the largest one are enough
-    # The families' protocol; one that only torch runs yet has no such method.
-    exports = not args.no_export and hasattr(model, "exportable")
-    if exports:
+    if not args.no_export:
         model.exportable()  # nothing is written where this refuses
     from kyn_models.models.loading import weights_file
 
@@ -90,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     for name in found.ignored:
         print(f"  ignored, outside the model: {name}")
     print(f"{count} weights, all of the model's ({model.config.encoder}); wrote {artifact.path}")
-    if not exports:
+    if args.no_export:
         print(f"torch runs it; for the other runtimes: kyn export {artifact.path}")
         return 0
     return export.run(argparse.Namespace(artifact=artifact.path))

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from kyn_models.artifact import Licences
 from kyn_models.checkpoints import OfficialWeights, official_weights
-from kyn_models.models.bts_official import KITTI360
+from kyn_models.models.bts_official import KITTI360, code_of, image_encoder_of, shape_of
 from kyn_models.models.bts_official import PREFIXES as PREFIXES
 from kyn_models.models.bts_official import SECTION as SECTION
-from kyn_models.models.bts_official import code_of, image_encoder_of, shape_of
 from kyn_models.networks.clip_text import ClipText
 from kyn_models.networks.clip_text import config_of as tower_config
 from kyn_models.networks.clip_tokenizer import Encoder, tokenize
