@@ -52,8 +52,12 @@ class PredictorAnswers:
         self._predictor = predictor
         attends = predictor.artifact.manifest.family in ATTENDING_FAMILIES
         self._points_per_call = POINTS_PER_CALL if attends else None
-        self.reach = predictor.artifact.manifest.z_near, predictor.artifact.manifest.z_far
+
+    @property
+    def reach(self) -> tuple[float, float]:
         """Trained (near, far) along the optical axis, metres."""
+        manifest = self._predictor.artifact.manifest
+        return manifest.z_near, manifest.z_far
 
     def density(self, sample: Sample, points_camera: Float32Array) -> Float32Array:
         return self._predictor.density(sample.observation, points_camera, self._points_per_call)
