@@ -3,6 +3,7 @@
 #   make demo [DATA=DIR] [DRIVE=NAME] [MODEL=DIR] [VIEW=1]
 #                                               replay a drive through the perception node; leaves demo_out/
 #   make test [PYTEST_ARGS="-k name"]           the tests (installs torch and the developer tools first)
+#   make test-huge                              tests with models of the published size: minutes, 6 GB of memory
 #   make lint                                   style, types, import rules
 #   make setup                                  only what the demo needs
 #   make clean                                  remove .venv and everything that was built
@@ -30,14 +31,17 @@ ifdef _ROS_WHEELS_BOOTSTRAP_COMPLETE
   unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH
 endif
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test test-huge lint setup clean
 .DELETE_ON_ERROR:
 
 demo: setup $(if $(VIEW),$(VENV)/.stamp-view)
 	$(BIN)/kyn demo $(if $(DATA),--data "$(DATA)") $(if $(DRIVE),--drive "$(DRIVE)") $(if $(MODEL),--model "$(MODEL)") $(if $(VIEW),--view)
 
 test: $(VENV)/.stamp-dev $(VENV)/.stamp-kyn
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not huge" $(PYTEST_ARGS)
+
+test-huge: $(VENV)/.stamp-dev $(VENV)/.stamp-kyn
+	$(BIN)/python -m pytest -m huge --timeout 1800 $(PYTEST_ARGS)
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

@@ -17,10 +17,13 @@ import numpy as np
 
 from kyn_models.artifact import DECODER, ENCODER, ENGINES, SELFTEST, WEIGHTS, Artifact, write_artifact
 from kyn_models.fused import Fused
-from kyn_models.graphs import encoder_graph, engine_graph
+from kyn_models.fused_kyn import FusedKyn
+from kyn_models.graphs import encoder_graph, engine_graph, kyn_engine_graph
+from kyn_models.models.kyn_export import KynMaps
 from kyn_models.models.loading import load_model
 from kyn_models.runtimes import RUNTIMES
 from kyn_models.runtimes.constants import DecoderConstants
+from kyn_models.runtimes.kyn_constants import KynConstants
 from kyn_models.runtimes.queries import LoadOptions, Runtime
 from kyn_models.runtimes.selftest import compare, selftest_queries
 from kyn_models.runtimes.torch_runtime import PlainTorch
@@ -65,7 +68,7 @@ def export(path: str | Path) -> tuple[Artifact, list[Agreement]]:
     image_shape = (1, artifact.camera.height, artifact.camera.width, 3)
     files = {
         ENCODER: encoder_graph(network, image_shape, weights, MAPS[family]),
-        **(_engines(network, arrays, image_shape, weights) if family == "bts" else {}),
+        **_engines(network, arrays, image_shape, weights),
         DECODER: _npz(arrays),
         SELFTEST: _npz(test),
     }
@@ -85,12 +88,17 @@ def export(path: str | Path) -> tuple[Artifact, list[Agreement]]:
 def _engines(
     network: Any, arrays: Mapping[str, np.ndarray], image_shape: Sequence[int], weights: Path
 ) -> dict[str, bytes]:
-    """The graphs that TensorRT builds engines from, of families that it runs whole."""
-    decoder = DecoderConstants.from_arrays(arrays)
-    return {
-        name: engine_graph(Fused(network, decoder, half=precision == "float16").eval(), image_shape, weights)
-        for precision, name in ENGINES.items()
-    }
+    """The graphs that TensorRT builds engines from."""
+    graphs = {}
+    for precision, name in ENGINES.items():
+        half = precision == "float16"
+        if isinstance(network, KynMaps):
+            fused = FusedKyn(network, KynConstants.from_arrays(arrays), half).eval()
+            graphs[name] = kyn_engine_graph(fused, image_shape, weights)
+        else:
+            bts = Fused(network, DecoderConstants.from_arrays(arrays), half).eval()
+            graphs[name] = engine_graph(bts, image_shape, weights)
+    return graphs
 
 
 def _selftest(artifact: Artifact) -> dict[str, np.ndarray]:

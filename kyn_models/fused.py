@@ -37,34 +37,39 @@ class Fused(nn.Module):
         self.network = _in_half(network) if half else network
         z = sample_depths(constants.z_near, constants.z_far).astype(np.float64)
         along = constants.project_codes(constants.depth_code(z[:-1])[:, None], (2,))
-        steps = np.diff(z)
-        # Optical depth behind each sample: a prefix sum as one small product, which every compiler has.
-        self._constant("prefix", np.tril(np.broadcast_to(steps, (len(steps), len(steps)))))
-        # sum (T[k - 1] - T[k]) z[k], sorted by T.
-        self._constant("share", np.append(steps[:-1], -z[-2])[:, None])
-        self._constant("along", along.T[None, :, :, None])
-        self._constant("w_out", constants.w_out[None, :, None, None])
-        self._constant("b_out", np.float32(constants.b_out))
-        self._constant("nearest", np.float32(z[0]))
-
-    def _constant(self, name: str, value: np.ndarray | np.floating) -> None:
-        self.register_buffer(name, torch.from_numpy(np.array(value, dtype=np.float32)))
+        self.depth = Compositing(z)
+        add_constant(self, "along", along.T[None, :, :, None])
+        add_constant(self, "w_out", constants.w_out[None, :, None, None])
+        add_constant(self, "b_out", np.float32(constants.b_out))
 
     def forward(
         self, image: Tensor, ray_grid: Tensor, ray_code: Tensor, point_grid: Tensor, point_code: Tensor
     ) -> tuple[Tensor, Tensor]:
         planes = self.network.planes(image).float()
-        rays = _sampled(planes, ray_grid) + ray_code
+        rays = sampled(planes, ray_grid) + ray_code
         starts = range(0, self.along.shape[2], SAMPLES_AT_ONCE)
         along = [self._density(rays + self.along[:, :, i : i + SAMPLES_AT_ONCE]) for i in starts]
-        return self._depth(torch.cat(along, dim=2)), self._density(_sampled(planes, point_grid) + point_code)
+        return self.depth(torch.cat(along, dim=2)), self._density(sampled(planes, point_grid) + point_code)
 
     def _density(self, hidden: Tensor) -> Tensor:
         """(1, hidden, K, M) pre-activations to (1, 1, K, M) density."""
         raw = (functional.relu(hidden) * self.w_out).sum(dim=1, keepdim=True) + self.b_out
-        return functional.relu(raw) + torch.log(1 + torch.exp(-torch.abs(raw)))
+        return softplus(raw)
 
-    def _depth(self, sigma: Tensor) -> Tensor:
+
+class Compositing(nn.Module):
+    """Depth of rays from density at samples. z: (K + 1,) float64 depths of the samples, metres."""
+
+    def __init__(self, z: np.ndarray) -> None:
+        super().__init__()
+        steps = np.diff(z)
+        # Optical depth behind each sample: a prefix sum as one small product, which every compiler has.
+        add_constant(self, "prefix", np.tril(np.broadcast_to(steps, (len(steps), len(steps)))))
+        # sum (T[k - 1] - T[k]) z[k], sorted by T.
+        add_constant(self, "share", np.append(steps[:-1], -z[-2])[:, None])
+        add_constant(self, "nearest", np.float32(z[0]))
+
+    def forward(self, sigma: Tensor) -> Tensor:
         """(1, 1, K, R) density at all samples but the last to (1, 1, 1, R) depth."""
         transmittance = torch.exp(-torch.matmul(self.prefix, sigma))
         passed = transmittance[:, :, -1:]
@@ -73,13 +78,28 @@ class Fused(nn.Module):
         return torch.where(passed > 0.5, torch.inf, expected / (1 - passed).clamp(min=0.5))
 
 
-def _sampled(planes: Tensor, grid: Tensor) -> Tensor:
+def add_constant(module: nn.Module, name: str, value: np.ndarray | np.floating) -> None:
+    """Give a module a float32 buffer."""
+    module.register_buffer(name, torch.from_numpy(np.array(value, dtype=np.float32)))
+
+
+def softplus(raw: Tensor) -> Tensor:
+    """log(1 + exp(raw)) in operations that every compiler has, for any raw."""
+    return functional.relu(raw) + torch.log(1 + torch.exp(-torch.abs(raw)))
+
+
+def sampled(planes: Tensor, grid: Tensor) -> Tensor:
+    """(1, C, H, W) maps bilinearly at (1, h, w, 2) normalised coordinates, the border continued: (1, C, h, w)."""
     return functional.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _in_half(network: PreActivation) -> PreActivation:
-    """A copy in float16. Batch normalisation becomes a scale and a shift first, so that no variance is rounded."""
-    network = copy.deepcopy(network)
+    """A copy in float16."""
+    return rounded_once(copy.deepcopy(network)).half()
+
+
+def rounded_once(network: nn.Module) -> nn.Module:
+    """Make every batch normalisation a scale and a shift, in place, so that float16 does not round its variances."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             assert layer.running_mean is not None and layer.running_var is not None
@@ -90,4 +110,4 @@ def _in_half(network: PreActivation) -> PreActivation:
                 layer.weight.copy_(scale * (1 + layer.eps) ** 0.5)
             layer.running_mean.zero_()
             layer.running_var.fill_(1.0)
-    return network.half()
+    return network

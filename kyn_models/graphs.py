@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from kyn_models.artifact import sha256
 from kyn_models.fused import Fused
+from kyn_models.fused_kyn import FusedKyn
+from kyn_models.runtimes.fused_inputs import KYN_OUTPUTS, PARTS
 
 OPSET = 18
 MOST = 1 << 24
@@ -47,6 +49,29 @@ def engine_graph(fused: Fused, image_shape: Sequence[int], weights: Path) -> byt
     names = ["image", "ray_grid", "ray_code", "point_grid", "point_code"]
     sizes = (None, {2: rays}, {3: rays}, {2: points}, {3: points})
     return _file(fused, inputs, names, ["depth", "density"], sizes, weights)
+
+
+def kyn_engine_graph(fused: FusedKyn, image_shape: Sequence[int], weights: Path) -> bytes:
+    """The same of a ``kyn`` model, for points in ``PARTS`` parts."""
+    rays, points, places = (torch.export.Dim(name, min=2, max=MOST) for name in ("rays", "points", "places"))
+    wide, codes = fused.w_code.shape
+    sums = torch.zeros(fused.hidden + 1, len(fused.names))
+    inputs: dict[str, tuple[Tensor, dict[int, Any] | None]] = {
+        "image": (torch.zeros(*image_shape, dtype=torch.uint8), None),
+        "ray_grid": (torch.zeros(1, 1, 24, 2), {2: rays}),
+        "ray_code": (torch.zeros(1, wide, 24), {2: rays}),
+        "ray_pixel": (torch.zeros(24, dtype=torch.int32), {0: rays}),
+        "ray_seen": (torch.zeros(24), {0: rays}),
+        "ray_others": (sums, None),
+        "point_grid": (torch.zeros(1, PARTS, 40, 2), {2: points}),
+        "point_code": (torch.zeros(PARTS, codes, 40), {2: points}),
+        "point_pixel": (torch.zeros(PARTS, 40, dtype=torch.int32), {1: points}),
+        "point_seen": (torch.zeros(PARTS, 40), {1: points}),
+        "point_others": (sums.clone(), None),
+        "label_pixel": (torch.zeros(56, dtype=torch.int32), {0: places}),
+    }
+    tensors, sizes = zip(*inputs.values(), strict=True)
+    return _file(fused, tensors, list(inputs), list(KYN_OUTPUTS), sizes, weights)
 
 
 def _file(

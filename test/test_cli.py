@@ -34,6 +34,7 @@ MISSING_PATH = {
     "engine": ["build", "nowhere"],
     "train": ["nowhere.yaml", "out"],
     "eval": ["depth", "--data", "nowhere", "--model", "{model}"],
+    "gt-occupancy": ["--data", "nowhere", "--out", "out"],
     "prior": ["nowhere/prior.npz"],
     "demo": ["--data", "nowhere", "--model", "{model}"],
     "play": ["nowhere"],

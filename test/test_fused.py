@@ -78,7 +78,7 @@ def test_sky_is_infinite_and_a_wall_is_not(tiny_artifact: Path) -> None:
     sigma = torch.zeros(1, 1, 63, 3)
     sigma[0, 0, 20, 1] = 1e4
     sigma[0, 0, :, 2] = 1e4
-    depth = fused._depth(sigma).reshape(-1)
+    depth = fused.depth(sigma).reshape(-1)
     from kyn_models.runtimes.constants import sample_depths
 
     z = sample_depths(artifact.manifest.z_near, artifact.manifest.z_far)

@@ -17,7 +17,7 @@ import kyn_models
 
 ROOT = Path(__file__).resolve().parents[1]
 ROSDEP_KEYS = {"numpy": "python3-numpy", "cv2": "python3-opencv", "yaml": "python3-yaml"}
-DISTRIBUTIONS = {"cv2": "opencv-python-headless", "yaml": "pyyaml", "rerun": "rerun-sdk"}
+DISTRIBUTIONS = {"llvmlite": "numba", "cv2": "opencv-python-headless", "yaml": "pyyaml", "rerun": "rerun-sdk"}
 OPTIONAL = {"kyn", "tf2_py", "rosbags", "av", "rerun", "rcl_interfaces", "rcutils", "numba"}
 WITH_TORCH = {"triton"}
 """Comes with torch where torch is built for GPUs."""

@@ -36,10 +36,16 @@ class KynMaps(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(1, H, W, 3) uint8 to (1, H, W, 2 hidden) pre-activations without bias and (1, H, W) uint8 labels."""
+        planes, labels = self.maps(image)
+        return planes.permute(0, 2, 3, 1), labels.to(torch.uint8)
+
+    def maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as (1, 2 hidden, H, W), in the precision of the weights, and (1, H, W) int64."""
+        # TensorRT can do nothing with 8-bit numbers but widen them: that comes first.
         pixels = image.float().permute(0, 3, 1, 2) / 255
         language = self.network.vlseg_encoder(pixels * 2 - 1, self.text)
         hidden = self.network.fuser.hidden(self.network.vision_encoder(pixels), language.features)
-        return self.merged(hidden).permute(0, 2, 3, 1), language.logits.argmax(dim=1).to(torch.uint8)
+        return self.merged(hidden), language.logits.argmax(dim=1)
 
 
 def export_kyn(model: Kyn) -> tuple[KynMaps, dict[str, Tensor]]:

@@ -48,16 +48,18 @@ class PointCode:
         near, far = 1 / self.z_near, 1 / self.z_far
         return (2 * (1 / z - far) / (near - far) - 1).astype(np.float32)
 
+    def codes(self, values: np.ndarray) -> Float32Array:
+        """(N, A (1 + 2 F)): (N, A) values, then sine and cosine of all of them at each frequency."""
+        scaled = (values * frequency for frequency in self.freqs)
+        parts = [values, *(function(value) for value in scaled for function in (np.sin, np.cos))]
+        return np.asarray(np.concatenate(parts, axis=1, dtype=np.float32))
+
     def project_codes(self, values: np.ndarray, axes: tuple[int, ...]) -> Float32Array:
         """W_code restricted to some of the axes (0 u, 1 v, 2 z'), applied to (N, len(axes)) values: (N, H)."""
-        columns = [list(axes)]
-        parts = [values]
-        for index, frequency in enumerate(self.freqs):
-            for phase, function in enumerate((np.sin, np.cos)):
-                parts.append(function(values * frequency))
-                columns.append([3 + 6 * index + 3 * phase + axis for axis in axes])
-        code = np.concatenate(parts, axis=1, dtype=np.float32)
-        return np.ascontiguousarray(code @ self.w_code[:, np.concatenate(columns)].T)
+        columns = [list(axes)] + [
+            [3 + 6 * index + 3 * phase + axis for axis in axes] for index in range(len(self.freqs)) for phase in (0, 1)
+        ]
+        return np.ascontiguousarray(self.codes(values) @ self.w_code[:, np.concatenate(columns)].T)
 
 
 @dataclass(frozen=True)

@@ -21,33 +21,20 @@ from typing import Any
 from kyn_models.runtimes.tensorrt_library import LastError, find_library, make_logger
 
 PROGRESS = "progress: "
-WORKSPACE = 2 << 30
-"""Most scratch memory of an engine in bytes, so that a tactic never takes what the rest of a robot needs."""
 
 
 @dataclass(frozen=True)
 class Request:
     """An engine to be built.
 
-    product: module of the library. onnx: path of the fused graph. hidden: its channels. rays, points: sizes that the
-    engine is made for. workspace: most scratch memory in bytes.
+    product: module of the library. onnx: path of the fused graph. shapes: of every input whose size the graph leaves
+    open. workspace: most scratch memory in bytes.
     """
 
     product: str
     onnx: str
-    hidden: int
-    rays: int
-    points: int
-    workspace: int = WORKSPACE
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every input whose size the graph leaves open."""
-        return {
-            "ray_grid": (1, 1, self.rays, 2),
-            "ray_code": (1, self.hidden, 1, self.rays),
-            "point_grid": (1, 1, self.points, 2),
-            "point_code": (1, self.hidden, 1, self.points),
-        }
+    shapes: dict[str, tuple[int, ...]]
+    workspace: int
 
 
 class BuildFailed(RuntimeError):
@@ -82,10 +69,11 @@ def build(trt: Any, request: Request, timing: bytes, report: Callable[[str], Non
 def _configure(trt: Any, builder: Any, config: Any, request: Request, timing: bytes) -> Any:
     """Sizes, memory, float32 without shortcuts, timing cache; returns the cache, which must outlive the build."""
     profile = builder.create_optimization_profile()
-    for name, shape in request.shapes().items():
-        profile.set_shape(name, shape, shape, shape)
+    for name, shape in request.shapes.items():
+        profile.set_shape(name, tuple(shape), tuple(shape), tuple(shape))
     if config.add_optimization_profile(profile) < 0:
-        raise BuildFailed(f"sizes {request.rays} rays and {request.points} points are refused")
+        sizes = ", ".join(f"{name} {shape}" for name, shape in request.shapes.items())
+        raise BuildFailed(f"{request.onnx} does not take the sizes {sizes}; `kyn export` writes a new one")
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace)
     # TF32 rounds to 10 bits wherever the graph says float32.
     tf32 = getattr(trt.BuilderFlag, "TF32", None)

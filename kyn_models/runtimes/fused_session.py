@@ -1,49 +1,24 @@
 """A fused engine with everything it needs on the GPU: one context, one stream, constants and outputs in place.
 
-An engine has one size. Fewer rays or points are padded, more are run in several passes over the same image.
+An engine has one size. Fewer rays or points are padded, more are run in several passes over the same image. Where they
+attend to each other, the passes of a set run twice: first each for itself, then knowing what the others have found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from kyn_models.runtimes.constants import DecoderConstants
 from kyn_models.runtimes.cuda import Cuda, DeviceMemory, Graph
-from kyn_models.runtimes.fused_inputs import point_places, ray_places
-from kyn_models.runtimes.queries import PointQuery, Query, RayQuery
-from kyn_models.types import Float32Array, UInt8Array
+from kyn_models.runtimes.fused_inputs import Kind, Sums
+from kyn_models.runtimes.fused_passes import Asked, Share, collect
+from kyn_models.runtimes.queries import Query
+from kyn_models.types import UInt8Array
 
 WARM_UP_RUNS = 2
-INPUTS = ("image", "ray_grid", "ray_code", "point_grid", "point_code")
-OUTPUTS = {"ray": "depth", "point": "density"}
-PLACES = {"ray": ray_places, "point": point_places}
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What an engine was built for. image: (H, W, 3). hidden: channels. rays, points: in one pass."""
-
-    image: tuple[int, int, int]
-    hidden: int
-    rays: int
-    points: int
-
-    def of(self, kind: str) -> int:
-        """Rays or points in one pass."""
-        return self.rays if kind == "ray" else self.points
-
-
-class _Share(NamedTuple):
-    """Where the answer of a query lies among all of its kind."""
-
-    kind: str
-    start: int
-    stop: int
-    shape: tuple[int, ...]
 
 
 @dataclass
@@ -57,91 +32,115 @@ class _Pass:
 class FusedSession:
     """Answers ``queries`` for one image after the other. Used from one thread at a time.
 
-    reason: says what the library last complained about. Raises ``RuntimeError`` with one sentence.
+    image_shape: (H, W, 3). kinds: what the engine answers, by name. reason: says what the library last complained
+    about. Raises ``RuntimeError`` with one sentence.
     """
 
     def __init__(
         self,
         cuda: Cuda,
         engine: Any,
-        constants: DecoderConstants,
-        sizes: Sizes,
+        image_shape: tuple[int, int, int],
+        kinds: Mapping[str, Kind],
         queries: Mapping[str, Query],
         say: Callable[[str], None],
         reason: Callable[[], str],
     ) -> None:
-        self._cuda, self._sizes, self._reason = cuda, sizes, reason
+        self._cuda, self._kinds, self._reason = cuda, kinds, reason
         self._context = engine.create_execution_context()
         if self._context is None:
             raise RuntimeError(f"TensorRT makes no execution context: {reason()}")
         self._stream = cuda.stream()
-        self._image = cuda.pinned(sizes.image, np.uint8)
+        self._image = cuda.pinned(image_shape, np.uint8)
         self._image_memory = cuda.device_memory(self._image.array.nbytes)
-        self._shares: dict[str, _Share] = {}
-        asked = {
-            "ray": self._collect("ray", {n: q.directions for n, q in queries.items() if isinstance(q, RayQuery)}),
-            "point": self._collect("point", {n: q.points for n, q in queries.items() if isinstance(q, PointQuery)}),
+        self._shares: dict[str, Share] = {}
+        self._asked: dict[str, Asked] = {}
+        for name, kind in kinds.items():
+            self._asked[name], shares = collect(name, kind.size, kind.sums is not None, queries)
+            self._shares |= shares
+        self._passes = self._place()
+        count = len(self._passes)
+        self._answers = {name: cuda.pinned((count * kind.size,), kind.dtypes[0]) for name, kind in kinds.items()}
+        self._sums = {
+            name: cuda.pinned((count, *kind.sums.shape), np.float32)
+            for name, kind in kinds.items()
+            if kind.sums is not None
         }
-        self._passes = self._place(constants, asked)
-        self._answers = {kind: cuda.pinned((len(self._passes) * sizes.of(kind),), np.float32) for kind in OUTPUTS}
         self._set_shapes()
         self._warm_up(say)
 
-    def run(self, image: UInt8Array, wanted: frozenset[str]) -> dict[str, Float32Array]:
+    def run(self, image: UInt8Array, wanted: frozenset[str]) -> dict[str, np.ndarray]:
         """Answers by name; nothing else is computed in passes of its own or copied back."""
         self._cuda.activate()
         np.copyto(self._image.array, image)
         self._stream.upload(self._image_memory, self._image.pointer, self._image.array.nbytes)
+        for kind in self._sums:
+            shares = [self._shares[name] for name in wanted if self._shares[name].kind == kind]
+            for numbers in self._asked[kind].sets_of_several_passes(shares):
+                self._tell_each_other(kind, numbers)
         for number, one in enumerate(self._passes):
             parts = list(self._parts(number, wanted))
             if not parts:
                 continue
             self._enqueue(one)
             for kind, start, stop in parts:
-                first = number * self._sizes.of(kind)
+                first = self._asked[kind].chunks[number].start
                 target = self._answers[kind].pointer + 4 * start
-                self._stream.download(target, one.memory[OUTPUTS[kind]], 4 * (start - first), 4 * (stop - start))
+                output = one.memory[self._kinds[kind].output]
+                self._stream.download(target, output, 4 * (start - first), 4 * (stop - start))
         self._stream.wait()
-        shares = ((name, self._shares[name]) for name in wanted)
-        return {
-            name: self._answers[share.kind].array[share.start : share.stop].reshape(share.shape).copy()
-            for name, share in shares
-        }
+        return {name: self._answer(self._shares[name]) for name in wanted}
 
-    def _collect(self, kind: str, named: Mapping[str, Float32Array]) -> Float32Array:
-        """All rays or all points in one (M, 3) array; notes where each query's are."""
-        start = 0
-        for name, values in named.items():
-            stop = start + values.size // 3
-            self._shares[name] = _Share(kind, start, stop, values.shape[:-1])
-            start = stop
-        return np.concatenate([np.empty((0, 3), np.float32), *(values.reshape(-1, 3) for values in named.values())])
+    def _answer(self, share: Share) -> np.ndarray:
+        values = self._answers[share.kind].array[share.start : share.stop]
+        return values.reshape(share.shape).astype(self._kinds[share.kind].dtypes[1])
 
     def _parts(self, number: int, wanted: frozenset[str]) -> Iterator[tuple[str, int, int]]:
         """Kind, start and stop of what pass ``number`` computes of the wanted answers."""
         for name in sorted(wanted):
-            kind, start, stop, _ = self._shares[name]
-            first = number * self._sizes.of(kind)
-            start, stop = max(start, first), min(stop, first + self._sizes.of(kind))
-            if start < stop:
-                yield kind, start, stop
+            share = self._shares[name]
+            for start, stop in self._asked[share.kind].parts(number, share):
+                yield share.kind, start, stop
 
-    def _place(self, constants: DecoderConstants, asked: Mapping[str, Float32Array]) -> list[_Pass]:
+    def _tell_each_other(self, kind: str, numbers: list[int]) -> None:
+        """Run the passes of a set each for itself, then give each what the others say of their places."""
+        sums, pinned = self._kinds[kind].sums, self._sums[kind]
+        assert sums is not None
+        nbytes = pinned.array[0].nbytes
+        pinned.array[numbers] = 0
+        for number in numbers:
+            memory = self._passes[number].memory
+            self._stream.upload(memory[sums.others], pinned.pointer + number * nbytes, nbytes)
+            self._enqueue(self._passes[number])
+            self._stream.download(pinned.pointer + number * nbytes, memory[sums.own], 0, nbytes)
+        self._stream.wait()
+        own = pinned.array[numbers].astype(np.float64)
+        pinned.array[numbers] = own.sum(axis=0) - own
+        for number in numbers:
+            others = self._passes[number].memory[sums.others]
+            self._stream.upload(others, pinned.pointer + number * nbytes, nbytes)
+
+    def _place(self) -> list[_Pass]:
         """Upload all constants, one pass after the other. A pass that has nothing left of a kind shares the first's."""
-        count = max(1, *(-(-len(values) // self._sizes.of(kind)) for kind, values in asked.items()))
+        count = max(1, *(len(asked.chunks) for asked in self._asked.values()))
         passes = [_Pass({"image": self._image_memory}) for _ in range(count)]
         for number, one in enumerate(passes):
-            for kind, values in asked.items():
-                size = self._sizes.of(kind)
-                part = values[number * size : (number + 1) * size]
-                if len(part) or number == 0:
-                    places = PLACES[kind](constants, part)
-                    one.memory[f"{kind}_grid"] = self._uploaded(_padded(places.grid, (size, 2)))
-                    one.memory[f"{kind}_code"] = self._uploaded(_padded(places.code, (self._sizes.hidden, size)))
+            for name, kind in self._kinds.items():
+                chunks = self._asked[name].chunks
+                if number < len(chunks) or number == 0:
+                    here = slice(*chunks[number][:2]) if chunks else slice(0, 0)
+                    placed = kind.place(self._asked[name].values[here])
+                    one.memory |= {tensor: self._uploaded(values) for tensor, values in placed.items()}
                 else:
-                    one.memory |= {name: passes[0].memory[name] for name in (f"{kind}_grid", f"{kind}_code")}
-                one.memory[OUTPUTS[kind]] = self._cuda.device_memory(4 * size)
+                    one.memory |= {tensor: passes[0].memory[tensor] for tensor in kind.inputs}
+                one.memory[kind.output] = self._cuda.device_memory(4 * kind.size)
+                if kind.sums is not None:
+                    one.memory |= self._memory_of_sums(kind.sums)
         return passes
+
+    def _memory_of_sums(self, sums: Sums) -> dict[str, DeviceMemory]:
+        nothing = np.zeros(sums.shape, np.float32)
+        return {sums.others: self._uploaded(nothing), sums.own: self._cuda.device_memory(nothing.nbytes)}
 
     def _uploaded(self, values: np.ndarray) -> DeviceMemory:
         memory = self._cuda.device_memory(values.nbytes)
@@ -150,16 +149,10 @@ class FusedSession:
         return memory
 
     def _set_shapes(self) -> None:
-        size = self._sizes
-        shapes = {
-            "ray_grid": (1, 1, size.rays, 2),
-            "ray_code": (1, size.hidden, 1, size.rays),
-            "point_grid": (1, 1, size.points, 2),
-            "point_code": (1, size.hidden, 1, size.points),
-        }
-        for name, shape in shapes.items():
-            if not self._context.set_input_shape(name, shape):
-                raise RuntimeError(f"TensorRT refuses shape {shape} for {name}: {self._reason()}")
+        for kind in self._kinds.values():
+            for name, shape in kind.inputs.items():
+                if not self._context.set_input_shape(name, shape):
+                    raise RuntimeError(f"TensorRT refuses shape {shape} for {name}: {self._reason()}")
 
     def _warm_up(self, say: Callable[[str], None]) -> None:
         """Run every pass, then record it, so that an image costs one launch."""
@@ -192,10 +185,3 @@ class FusedSession:
                 raise RuntimeError(f"TensorRT refuses the memory of {name}: {self._reason()}")
         if not self._context.execute_async_v3(self._stream.handle):
             raise RuntimeError(f"TensorRT did not run the engine: {self._reason()}")
-
-
-def _padded(values: Float32Array, shape: tuple[int, int]) -> Float32Array:
-    """``values`` in the corner of zeros."""
-    padded = np.zeros(shape, np.float32)
-    padded[: values.shape[0], : values.shape[1]] = values
-    return padded

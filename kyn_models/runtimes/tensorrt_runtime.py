@@ -16,10 +16,12 @@ from typing import Any
 from kyn_models.artifact import DECODER, ENGINES, WEIGHTS, Artifact
 from kyn_models.runtimes.constants import DecoderConstants
 from kyn_models.runtimes.cuda import Cuda, open_driver
-from kyn_models.runtimes.engine_build import WORKSPACE, Request
+from kyn_models.runtimes.engine_build import Request
 from kyn_models.runtimes.engine_cache import engine_from_cache
 from kyn_models.runtimes.engine_process import build_in_process
-from kyn_models.runtimes.fused_session import INPUTS, OUTPUTS, FusedSession, Sizes
+from kyn_models.runtimes.fused_inputs import Kind, kinds
+from kyn_models.runtimes.fused_session import FusedSession
+from kyn_models.runtimes.kyn_constants import KynConstants
 from kyn_models.runtimes.queries import LoadOptions, Query, Step, StepOutput
 from kyn_models.runtimes.tensorrt_library import LastError, Library, find_library, make_logger
 from kyn_models.types import UInt8Array
@@ -27,6 +29,9 @@ from kyn_models.types import UInt8Array
 RAYS, POINTS = 30720, 458752
 """Sizes where nothing is known: 96 x 320 rays, and the default grid of 400,000 cells, rounded up."""
 
+WORKSPACES = {"bts": 2 << 30, "kyn": 4 << 30}
+"""Most scratch memory of an engine in bytes, so that no tactic takes what the rest of a robot needs. ``kyn`` keeps the
+last layer of all samples of all rays: 1 GB of the default sizes."""
 POINTS_STEP = 1 << 16
 FAMILY = "bts"
 """The family whose models are exported as engines."""
@@ -53,9 +58,8 @@ def load(artifact: Artifact, options: LoadOptions) -> TensorRT:
     library = find_library()
     cuda = Cuda(driver)
     graph = artifact.file(ENGINES[precision])
-    constants = DecoderConstants.load(artifact.file(DECODER))
-    sizes = sizes_for(artifact, constants, options)
-    request = Request(library.product, str(graph.resolve()), sizes.hidden, sizes.rays, sizes.points)
+    asked = kinds_for(artifact, options)
+    request = Request(library.product, str(graph.resolve()), shapes_of(asked), WORKSPACES[artifact.manifest.family])
     last = LastError()
     try:
         # The deserialiser must outlive its engines in some versions.
@@ -68,24 +72,32 @@ def load(artifact: Artifact, options: LoadOptions) -> TensorRT:
         return build_in_process(request, timing, options.say)
 
     engine = engine_from_cache(
-        _facts(artifact, library, cuda, precision, sizes), runtime.deserialize_cuda_engine, build, options.say
+        _facts(artifact, library, cuda, precision, asked), runtime.deserialize_cuda_engine, build, options.say
     )
-    _check_tensors(engine)
-    return TensorRT(library.title, precision, cuda, (runtime, engine), constants, sizes, last, options.say)
+    _check_tensors(engine, asked)
+    image_shape = (artifact.camera.height, artifact.camera.width, 3)
+    return TensorRT(library.title, precision, cuda, (runtime, engine), image_shape, asked, last, options.say)
 
 
-def sizes_for(artifact: Artifact, constants: DecoderConstants, options: LoadOptions) -> Sizes:
-    """Sizes of the engine: points rounded up, so that small changes of the grid need no new one."""
-    points = options.points or POINTS
-    return Sizes(
-        (artifact.camera.height, artifact.camera.width, 3),
-        len(constants.bias),
-        options.rays or RAYS,
-        -(-points // POINTS_STEP) * POINTS_STEP,
-    )
+def kinds_for(artifact: Artifact, options: LoadOptions) -> dict[str, Kind]:
+    """What the engine is asked: points rounded up, so that small changes of the grid need no new one.
+
+    Raises ``ValueError`` for a damaged ``decoder.npz``.
+    """
+    points = -(-(options.points or POINTS) // POINTS_STEP) * POINTS_STEP
+    file, map_size = artifact.file(DECODER), (artifact.camera.height, artifact.camera.width)
+    family = KynConstants if artifact.manifest.family == "kyn" else DecoderConstants
+    return kinds(family.load(file), map_size, options.rays or RAYS, points)
 
 
-def _facts(artifact: Artifact, library: Library, cuda: Cuda, precision: str, sizes: Sizes) -> dict[str, Any]:
+def shapes_of(asked: Mapping[str, Kind]) -> dict[str, tuple[int, ...]]:
+    """Shape of every input whose size the graph leaves open."""
+    return {name: shape for kind in asked.values() for name, shape in kind.inputs.items()}
+
+
+def _facts(
+    artifact: Artifact, library: Library, cuda: Cuda, precision: str, asked: Mapping[str, Kind]
+) -> dict[str, Any]:
     """Everything that makes an engine another one."""
     files = artifact.manifest.files
     return {
@@ -97,18 +109,20 @@ def _facts(artifact: Artifact, library: Library, cuda: Cuda, precision: str, siz
         "capability": cuda.capability,
         "driver_cuda": cuda.driver_cuda[0],
         "precision": precision,
-        "image": list(sizes.image),
-        "rays": sizes.rays,
-        "points": sizes.points,
-        "workspace": WORKSPACE,
+        "image": [artifact.camera.height, artifact.camera.width, 3],
+        "rays": asked["ray"].size,
+        "points": asked["point"].size,
+        "workspace": WORKSPACES[artifact.manifest.family],
         "recipe": RECIPE,
     }
 
 
-def _check_tensors(engine: Any) -> None:
+def _check_tensors(engine: Any, asked: Mapping[str, Kind]) -> None:
     """An engine of another graph would read memory that is not its own."""
     found = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
-    expected = {*INPUTS, *OUTPUTS.values()}
+    expected = {"image"}
+    for kind in asked.values():
+        expected |= {*kind.inputs, kind.output, *((kind.sums.others, kind.sums.own) if kind.sums else ())}
     if found != expected:
         raise RuntimeError(f"the engine has tensors {sorted(found)}, expected {sorted(expected)}; run `kyn export`")
 
@@ -124,13 +138,13 @@ class TensorRT:
         precision: str,
         cuda: Cuda,
         engine: tuple[Any, Any],
-        constants: DecoderConstants,
-        sizes: Sizes,
+        image_shape: tuple[int, int, int],
+        asked: Mapping[str, Kind],
         last: LastError,
         say: Callable[[str], None],
     ) -> None:
         self.library, self.precision = library, precision
-        self._cuda, self._engine, self._constants, self._sizes = cuda, engine, constants, sizes
+        self._cuda, self._engine, self._image_shape, self._asked = cuda, engine, image_shape, asked
         self._last, self._say = last, say
         self._preparing = threading.Lock()
 
@@ -139,7 +153,7 @@ class TensorRT:
         with self._preparing:
             self._cuda.activate()
             session = FusedSession(
-                self._cuda, self._engine[1], self._constants, self._sizes, queries, self._say, lambda: str(self._last)
+                self._cuda, self._engine[1], self._image_shape, self._asked, queries, self._say, lambda: str(self._last)
             )
 
         def step(image: UInt8Array, wanted: frozenset[str]) -> StepOutput:

@@ -147,7 +147,7 @@ def test_half_precision_is_near(tiny_kyn: Path, observation: Observation) -> Non
         assert np.abs(found.volume[same].astype(int) - exact.volume[same]).max() <= 8
 
 
-@pytest.mark.long
+@pytest.mark.huge
 def test_the_published_size(tmp_path: Path) -> None:
     """Export in minutes and below 6 GB, weights on disk once. Needs 4 GB of disk."""
     import resource

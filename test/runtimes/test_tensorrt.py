@@ -307,7 +307,7 @@ def test_progress_is_said(machine: Machine, tiny_artifact: Path, monkeypatch: py
 def test_the_builder_ends_with_the_process_that_wants_its_engine(machine: Machine, tiny_artifact: Path) -> None:
     machine.become(slow_s=60)
     graph = tiny_artifact / ENGINES["float32"]
-    asked = {"product": "tensorrt", "onnx": str(graph), "hidden": 16, "rays": 8, "points": 8}
+    asked = {"product": "tensorrt", "onnx": str(graph), "shapes": {}, "workspace": 1}
     with open(os.memfd_create("plan"), "wb") as plan, open(os.memfd_create("timing"), "wb") as timing:
         files = (plan.fileno(), timing.fileno())
         command = [sys.executable, "-m", "kyn_models.runtimes.engine_build"]

@@ -27,6 +27,7 @@ __version__ = _SET.get("version", "10.3.0.30")
 _WITHOUT = set(_SET.get("without", ()))
 _FAULT = _SET.get("fault", "")
 _PLAN = b"stand-in engine "
+_DTYPES = {"tensor(uint8)": np.uint8, "tensor(int32)": np.int32, "tensor(float)": np.float32}
 
 
 def enqueue(stream: int, work) -> None:
@@ -224,11 +225,10 @@ class _Context:
         inputs = {}
         for item in session.get_inputs():
             shape = self._shapes.get(item.name, item.shape)
-            dtype = np.uint8 if item.type == "tensor(uint8)" else np.float32
-            inputs[item.name] = _array(addresses[item.name], shape, dtype).copy()
+            inputs[item.name] = _array(addresses[item.name], shape, _DTYPES[item.type]).copy()
         names = [item.name for item in session.get_outputs()]
         for name, value in zip(names, session.run(names, inputs), strict=True):
-            _array(addresses[name], value.shape, np.float32)[...] = value
+            _array(addresses[name], value.shape, value.dtype)[...] = value
 
 
 def _array(address: int, shape, dtype) -> np.ndarray:
