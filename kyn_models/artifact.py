@@ -72,7 +72,11 @@ class TrainingCamera:
 
 @dataclass(frozen=True)
 class Licences:
-    """SPDX names or a sentence, for each part of a model."""
+    """SPDX names or a sentence, for each part of a model.
+
+    code: of the implementation that runs the model, which is kyn's. weights: as their authors state it, with the
+    licence of the authors' own code where that is all they state. data: of what the weights were trained on.
+    """
 
     code: str = "Apache-2.0"
     weights: str = "unknown"

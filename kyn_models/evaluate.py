@@ -53,6 +53,12 @@ class PredictorAnswers:
         attends = predictor.artifact.manifest.family in ATTENDING_FAMILIES
         self._points_per_call = POINTS_PER_CALL if attends else None
 
+    @property
+    def reach(self) -> tuple[float, float]:
+        """Trained (near, far) along the optical axis, metres."""
+        manifest = self._predictor.artifact.manifest
+        return manifest.z_near, manifest.z_far
+
     def density(self, sample: Sample, points_camera: Float32Array) -> Float32Array:
         return self._predictor.density(sample.observation, points_camera, self._points_per_call)
 

@@ -38,7 +38,8 @@ OCCUPIED_ABOVE = 0.5
 """Published density threshold."""
 RENDERED_SIZE = (640, 192)
 """Width and height of the depth image that an answer renders for the ``BTS`` protocol."""
-RENDERED_RANGE_M = (3.0, 80.0)
+PUBLISHED_RANGE_M = (3.0, 80.0)
+"""Trained range of the published KITTI-360 models, also for answers that have none."""
 RENDERED_SAMPLES = 64
 NOTHING = OccupancyScores(np.nan, np.nan, np.nan)
 
@@ -75,12 +76,14 @@ class OccupancyRow(NamedTuple):
 
 
 class OccupancyMeans(NamedTuple):
-    """Means over the frames that have the score; nothing: frames without a scene score or one after the far cut."""
+    """Means over the frames that have the score. nothing: frames without a scene score or one after the far cut;
+    no_objects: frames without a score near objects."""
 
     scene: OccupancyScores
     far_cut: OccupancyScores
     near_objects: OccupancyScores
     nothing: int
+    no_objects: int
 
 
 @dataclass(frozen=True)
@@ -119,13 +122,15 @@ def evaluate_occupancy(
     shown: Callable[[Kitti360, int], int] = lambda drive, frame: frame,
     skip: Callable[[str, str], None] | None = None,
     progress: Progress | None = None,
+    reach: Mapping[str, tuple[float, float]] | None = None,
 ) -> list[OccupancyRow]:
     """Rows of every model and range for every frame, frames of a drive in ascending order.
 
     drives: readers and the frame numbers to score. truth_of: where truth comes from, else computed from the protocol's
     scans; masks of 4..50 m or of the protocol's first range. objects: (460, 80) object map by frame name, or None.
     shown: the frame whose image the models are given. skip: gets name and reason of a frame whose truth is missing or
-    damaged; without it that is raised. A frame about which the protocol says nothing has NaN scores.
+    damaged; without it that is raised. reach: answers' trained (near, far) in metres, in which their own depth is
+    rendered, else ``PUBLISHED_RANGE_M``. A frame about which the protocol says nothing has NaN scores.
     """
     truth_of = truth_of or partial(truths, scans=protocol.scans, z_range=protocol.ranges[0])
     rows: list[OccupancyRow] = []
@@ -136,7 +141,9 @@ def evaluate_occupancy(
             if truth is not None:
                 sample = drive.sample(shown(drive, frame))
                 for answer, model in models.items():
-                    rows += score_frame(name, answer, partial(model.density, sample), truth, sample, protocol, objects)
+                    ends = (reach or {}).get(answer, PUBLISHED_RANGE_M)
+                    density = partial(model.density, sample)
+                    rows += score_frame(name, answer, density, truth, sample, protocol, objects, ends)
             elif isinstance(problem, EmptySliceError):
                 rows += [
                     OccupancyRow(name, answer, far, NOTHING, NOTHING, NOTHING)
@@ -161,8 +168,10 @@ def score_frame(
     sample: Sample,
     protocol: OccupancyProtocol,
     objects: Callable[[str], UInt8Array | None] = lambda name: None,
+    reach: tuple[float, float] = PUBLISHED_RANGE_M,
 ) -> list[OccupancyRow]:
-    """Rows of one answer about one frame, one per range. density: (N,) at (N, 3) points in camera axes."""
+    """Rows of one answer about one frame, one per range. density: (N,) at (N, 3) points in camera axes. reach: of its
+    own depth."""
     rows = []
     for z_range in protocol.ranges:
         shape = grid_shape(z_range=z_range)
@@ -171,7 +180,7 @@ def score_frame(
         predicted = (density(points) > OCCUPIED_ABOVE).reshape(shape)
         occupied, visible = truth if truth.occupied.shape == shape else near_rows(truth)
         if protocol.own_depth:
-            own = before_own_depth(density, points, sample.observation.key.intrinsics)
+            own = before_own_depth(density, points, sample.observation.key.intrinsics, reach)
             visible = visible | own.reshape(shape)
         cut = far_cut_scores(predicted, occupied, visible) if protocol.far_cut else NOTHING
         labels = objects(name)
@@ -185,14 +194,17 @@ def score_frame(
 
 
 def before_own_depth(
-    density: Callable[[Float32Array], Float32Array], points: Float32Array, camera: Intrinsics
+    density: Callable[[Float32Array], Float32Array],
+    points: Float32Array,
+    camera: Intrinsics,
+    reach: tuple[float, float] = PUBLISHED_RANGE_M,
 ) -> BoolArray:
     """(N,) bool: (N, 3) points in camera axes that are not behind the depth which the density itself renders.
 
     As in Behind the Scenes' evaluator: a depth image of 640x192 whose outermost pixel centres lie on the edges of the
-    image, the nearest pixel (of the border, for points outside), 64 samples along the unit ray from 3 to 80 m, the last
-    of which takes the light that is left. The published samples are at random places of their steps, these in the
-    middle. camera: of the source image.
+    image, the nearest pixel (of the border, for points outside), 64 samples along the unit ray over the model's trained
+    range, the last of which takes the light that is left. The published samples are at random places of their steps,
+    these in the middle. camera: of the source image. reach: (near, far) metres.
     """
     k_norm = camera.normalised()
     width, height = RENDERED_SIZE
@@ -203,13 +215,17 @@ def before_own_depth(
     corner_uv = np.stack([unique % width, unique // width], axis=-1) / last * 2 - 1
     rays = np.concatenate([(corner_uv - k_norm[:2, 2]) / k_norm[[0, 1], [0, 1]], np.ones((len(unique), 1))], axis=-1)
     rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-    depth = rendered_distance(density, rays.astype(np.float32)) * rays[:, 2]
+    depth = rendered_distance(density, rays.astype(np.float32), reach) * rays[:, 2]
     return np.asarray(points[:, 2] <= depth[place.reshape(-1)])
 
 
-def rendered_distance(density: Callable[[Float32Array], Float32Array], rays: Float32Array) -> Float32Array:
+def rendered_distance(
+    density: Callable[[Float32Array], Float32Array],
+    rays: Float32Array,
+    reach: tuple[float, float] = PUBLISHED_RANGE_M,
+) -> Float32Array:
     """(R,) metres along (R, 3) unit rays from the camera: the expected distance, the last sample taking all light."""
-    near, far = RENDERED_RANGE_M
+    near, far = reach
     step = (np.arange(RENDERED_SAMPLES) + 0.5) / RENDERED_SAMPLES
     distance = (1 / ((1 - step) / near + step / far)).astype(np.float32)
     sigma = density((rays[:, None] * distance[:, None]).reshape(-1, 3)).reshape(len(rays), RENDERED_SAMPLES)
@@ -230,4 +246,5 @@ def mean_occupancy(
         OccupancyScores(*means([row.far_cut for row in chosen])),
         OccupancyScores(*means([row.near_objects for row in chosen])),
         int(nothing),
+        int(sum(np.isnan(row.near_objects.o_acc) for row in chosen)),
     )

@@ -10,11 +10,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from torch import Tensor, nn
 
 from kyn_models.artifact import DECODER, ENCODER, ENGINES, SELFTEST, WEIGHTS, Artifact, write_artifact
 from kyn_models.fused import Fused
@@ -42,12 +41,6 @@ MAPS = {"bts": ("pre_activation",), "kyn": ("pre_activation", "labels")}
 """Outputs of a family's encoder graph."""
 LABEL_SHARE = 0.002
 """Points whose two best labels are so near to each other that rounding decides between them."""
-
-
-class Exportable(Protocol):
-    """What export asks of a model; see ``Bts.exportable``."""
-
-    def exportable(self) -> tuple[nn.Module, dict[str, Tensor]]: ...
 
 
 class Agreement(NamedTuple):

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from kyn_models import __version__, ranks
 from kyn_models import config as configuration
-from kyn_models.artifact import WEIGHTS, Licences, Manifest, TrainingCamera, write_artifact
+from kyn_models.artifact import WEIGHTS, Manifest, TrainingCamera, write_artifact
 from kyn_models.data import frame_cache, street_cache
 from kyn_models.data.frame_cache import ViewItems
 from kyn_models.data.sources import DataConfig, Frames, LiveViews
@@ -29,6 +29,7 @@ from kyn_models.field_training import FieldLossConfig, field_loss, make_batch, v
 from kyn_models.frame_validation import validate_frames
 from kyn_models.loop import NOT_COMPARED, LoopConfig, part_of
 from kyn_models.models.loading import fill, make_config, make_model, weights_file
+from kyn_models.origin import STREETS, licences_of, source_of, start_of
 from kyn_models.starting import start_from_artifact, start_from_imagenet, start_with_density, start_with_language
 from kyn_models.train import BEST, Batches, Loss, Trainer
 from kyn_models.view_synthesis import ViewLossConfig, frames_batch, view_loss
@@ -122,7 +123,7 @@ def make_task(config: TrainConfig, folder: Path) -> Task:
         frames.name,
         _frame_validation(config, folder),
         training_camera(frames, size),
-        f"{config.data.layout}, from images and poses alone",
+        source_of(config.data.layout),
     )
 
 
@@ -148,7 +149,7 @@ def _geometry(config: TrainConfig, folder: Path) -> Task:
         lambda item: f"street {config.streets.first_seed + item // 2 // config.streets.per_street}",
         lambda model: validate(model, validation),
         TrainingCamera(),
-        "synthetic streets of this package",
+        STREETS,
     )
 
 
@@ -222,7 +223,6 @@ def write_best(config: TrainConfig, task: Task, out: Path, source: str) -> Path:
     saved = torch.load(out / BEST, map_location="cpu", weights_only=True)
     model: Any = make_model(config.family, config.model, "model")
     fill(model, saved["averaged"], str(out / BEST))
-    start = "; encoder started from ImageNet weights (Apache-2.0)" if config.imagenet else ""
     manifest = Manifest(
         family=config.family,
         config=configuration.to_mapping(model.config),
@@ -230,15 +230,14 @@ def write_best(config: TrainConfig, task: Task, out: Path, source: str) -> Path:
         camera=task.camera,
         z_near=model.config.z_near,
         z_far=model.config.z_far,
-        licences=Licences(
-            weights="Apache-2.0" if config.data is None else "that of the data", data=task.source + start
-        ),
+        licences=licences_of(config, model.config.encoder, task.source),
         provenance={
             "recipe": source,
             "kyn": __version__,
             "seed": config.loop.seed,
             "step": saved["step"],
             "validation score": round(saved["best"], 4),
+            **start_of(config),
         },
     )
     artifact = write_artifact(out / "artifact", manifest, {WEIGHTS: weights_file(model, half=True)})
@@ -254,8 +253,6 @@ def write_best(config: TrainConfig, task: Task, out: Path, source: str) -> Path:
 
 def _why_not_exportable(model: Any) -> str:
     """What the model says against the files of other runtimes; empty where it has them."""
-    if not hasattr(model, "exportable"):
-        return "its family is not exported yet"
     try:
         model.exportable()
     except ValueError as error:

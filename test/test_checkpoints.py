@@ -206,6 +206,8 @@ def test_import_makes_an_artifact_that_is_the_model(tmp_path: Path, capsys: Any)
     assert set(artifact.manifest.files) == {WEIGHTS, ENCODER, *ENGINES.values(), DECODER, SELFTEST}
     assert artifact.manifest.family == "bts"
     assert artifact.manifest.provenance == {"imported from": "a.pt", "sha256": sha256(tmp_path / "a.pt")}
+    licences = artifact.manifest.licences
+    assert licences.weights == "not stated, the authors' code BSD-2-Clause" and "CC BY-NC-SA" in licences.data
     imported, expected = load_model(artifact).state_dict(), official()
     assert all(torch.equal(imported[name], value) for name, value in expected.items())
 

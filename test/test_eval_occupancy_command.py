@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,7 +94,9 @@ def test_objects_and_a_prior_have_their_place_in_the_table(
     more = ["--scans", "3", "--objects", str(labels), "--prior", str(prior), "--csv", str(scores), "--stop", "7"]
     assert cli.main(arguments(drive, prior, *more)) == 0
     out = capsys.readouterr().out
-    assert "o_acc (objects)" in out and "1 without a map" in out and "prior of 7 frames, no image" in out
+    assert re.search(r"o_acc \(objects\).* NaN +NaN \(objects\)\n", out)
+    assert re.search(r"all free .* 0 +1\n", out), "frame 7 has no object"
+    assert "1 without a map" in out and "prior of 7 frames, no image" in out
     with scores.open() as file:
         rows = {(row["frame"][-1], row["answer"], row["far_m"]): row for row in csv.DictReader(file)}
     assert rows["5", "prior of 7 frames", "50.0"] == {

@@ -102,7 +102,13 @@ def test_frames_without_a_visible_cell_have_no_score_but_that_of_the_scene(drive
     row, _ = occupancy.score_frame("a", "all free", density, hidden, drive[0], KYN, lambda name: labels)
     assert row.scene == (0.0, 0.0, pytest.approx(np.nan, nan_ok=True))
     assert np.isnan(row.far_cut).all() and np.isnan(row.near_objects).all()
-    assert mean_occupancy([row], "all free").nothing == 1
+    means = mean_occupancy([row], "all free")
+    assert means.nothing == 1 and means.no_objects == 1
+    seen = OccupancyTruth(hidden.occupied, np.ones((460, 80), bool))
+    rows = occupancy.score_frame("b", "all free", density, seen, drive[0], KYN, lambda name: labels)
+    # Of two frames one has a score near its object, and the object is beyond 20 m.
+    assert mean_occupancy([row, *rows], "all free").no_objects == 1
+    assert mean_occupancy(rows, "all free", 20.0).no_objects == 1
 
 
 def test_stored_masks_give_exactly_the_numbers_of_computing(drive: Kitti360, tmp_path: Path) -> None:
@@ -202,6 +208,24 @@ def test_own_depth_in_fog_is_the_expected_distance() -> None:
         alpha = 1 - np.exp(-0.05 * (DISTANCES[index + 1] - DISTANCES[index]))
         expected, left = expected + left * alpha * DISTANCES[index], left * (1 - alpha)
     assert found[0] == pytest.approx(expected + left * DISTANCES[63], rel=1e-5)
+
+
+def test_own_depth_is_rendered_within_the_models_own_range(drive: Kitti360) -> None:
+    ray = np.array([[0.0, 0.0, 1.0]], dtype=np.float32)
+    asked: list[Float32Array] = []
+
+    class Free:
+        def density(self, sample: Sample, points_camera: Float32Array) -> Float32Array:
+            asked.append(np.linalg.norm(points_camera, axis=1))
+            return np.zeros(len(points_camera), dtype=np.float32)
+
+    found = occupancy.rendered_distance(lambda points: np.zeros(len(points), np.float32), ray, (2.0, 10.0))
+    assert found[0] == pytest.approx(1 / (0.5 / 64 / 2 + 63.5 / 64 / 10))
+    models = {"model": Free()}
+    occupancy.evaluate_occupancy(models, [(drive, (5,))], BTS, reach={"model": (2.0, 10.0)})
+    assert asked[1].min() < 2.02 and 9 < asked[1].max() < 10
+    occupancy.evaluate_occupancy(models, [(drive, (5,))], BTS)
+    assert asked[3].min() > 3 and asked[3].max() > 50
 
 
 def test_points_outside_the_image_take_the_pixel_at_its_border() -> None:

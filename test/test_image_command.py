@@ -44,6 +44,15 @@ def test_a_photo_becomes_depth_map_view_and_mesh(photo, tiny_artifact, capsys):
     assert "assume a horizontal field of view of 70 degrees" in said and "grey is outside the photo" in said
 
 
+def test_the_precision_reaches_the_predictor(photo, tiny_artifact, monkeypatch, capsys):
+    def refused(*_, precision):
+        raise ValueError(f"asked for {precision}")
+
+    monkeypatch.setattr("kyn_models.cli.image.Predictor", refused)
+    assert main(["image", str(photo), "--model", str(tiny_artifact), "--precision", "float16"]) == 2
+    assert "asked for float16" in capsys.readouterr().err
+
+
 def test_the_camera_of_kitti360_and_a_calibration_of_it_say_the_same(tmp_path, tiny_artifact, capsys):
     photo = tmp_path / "0000.png"
     cv2.imwrite(str(photo), np.random.default_rng(0).integers(0, 255, (192, 640, 3), np.uint8))

@@ -116,6 +116,8 @@ def check(folder: Path, tolerance: float = 1e-6) -> Artifact:
 
     artifact = Artifact.load(folder)
     assert artifact.manifest.family == "kyn" and artifact.manifest.labels == LABELS
+    licences = artifact.manifest.licences
+    assert "BSD" not in licences.weights and "LSeg" in licences.weights and "CC BY-NC-SA" in licences.data
     loaded = load_model(artifact)
     assert loaded.config == TINY
     for name, value in loaded.state_dict().items():

@@ -25,6 +25,10 @@ RUN = {
     "kyn video sequence --data KITTI-360 --start 250 --stop 400 --out drive.mp4": "test/test_video_command.py",
     "kyn bag /data/KITTI-360 drive_0000 --drive 2013_05_28_drive_0000_sync": "test/ros/test_kitti360_bag.py",
     "kyn node --camera-pose 1.575 -0.004 1.58 -1.6726 0.0019 -1.533 -p use_sim_time:=true": "test/ros/test_play.py",
+    'kyn import kyn kyn.pt my-street --lseg demo_e200.ckpt --labels "road,sidewalk,car,person,traffic cone,tree"': (
+        "test/test_import_kyn.py"
+    ),
+    "kyn node --camera-pose 1.575 -0.004 1.58 -1.6726 0.0019 -1.533 -p model:=my-street": "test/ros/test_kyn_node.py",
     "kyn play drive_0000 --loop": "test/ros/test_play.py",
     "kyn prepare kitti360 --data KITTI-360": "test/test_prepare.py",
     "kyn prepare kitti-raw --data KITTI-raw --out KITTI-small --splits train_files.txt val_files.txt": (

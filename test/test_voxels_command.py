@@ -70,6 +70,15 @@ def test_a_stopped_run_goes_on(call, tmp_path, capsys, monkeypatch):
     assert "2 frames written, 2 were there" in capsys.readouterr().out
 
 
+def test_the_precision_reaches_the_predictor(call, monkeypatch, capsys):
+    def refused(*_, precision):
+        raise ValueError(f"asked for {precision}")
+
+    monkeypatch.setattr("kyn_models.cli.voxels.Predictor", refused)
+    assert call(LINES, "--precision", "float16") == 2
+    assert "asked for float16" in capsys.readouterr().err
+
+
 def test_what_is_missing_is_counted_and_named(call, data, tmp_path, capsys):
     image = data / "data_2d_raw" / DRIVE / "image_00" / "data_rect" / "0000000006.png"
     image.write_bytes(image.read_bytes()[:200])

@@ -28,7 +28,7 @@ from kyn_models.data import drive_truth
 from kyn_models.data.kitti360 import Kitti360, drives_of
 from kyn_models.data.occupancy_files import OBJECTS, frame_name, has_truth, read_objects, read_settings
 from kyn_models.data.splits import SplitLine, read_split
-from kyn_models.evaluate import DensityModel
+from kyn_models.evaluate import DensityModel, PredictorAnswers
 from kyn_models.evaluate_occupancy import KYN, PROTOCOLS, TRIVIAL, OccupancyProtocol, OccupancyRow, mean_occupancy
 from kyn_models.metrics import OccupancyScores
 from kyn_models.types import UInt8Array
@@ -196,6 +196,7 @@ def _score(
         (lambda drive, frame: turned[drive.drive, drive.camera][frame]) if args.other_images else _same,
         None if args.strict else lambda name, reason: skipped.append((name, reason)),
         progress if ranks.first() else None,
+        {answer: model.reach for answer, model in models.items() if isinstance(model, PredictorAnswers)},
     )
     if ranks.here()[1] == 1:
         return rows, skipped
@@ -233,11 +234,13 @@ def _say(
     for far, near in protocol.ranges:
         print(f"occupancy, {frames} frames, {source}, x -4..4 m, z {near:g}..{far:g} m")
         columns = [*(f"{field}{marks[kind]}" for kind in kinds for field in OccupancyScores._fields), "NaN"]
+        columns += ["NaN (objects)"] if args.objects else []
         table = []
         for answer in dict.fromkeys(row.answer for row in rows):
             means = mean_occupancy(rows, answer, far, protocol)
             texts = [text for kind in kinds for text in numbers(getattr(means, kind))]
-            table.append((answer, [*texts, str(means.nothing)]))
+            counts = [means.nothing, *([means.no_objects] if args.objects else [])]
+            table.append((answer, [*texts, *map(str, counts)]))
         print_table(columns, table)
     print("o_acc: right cells; ie_acc: right among unseen; ie_rec: unseen free space found; (cut): after the far cut;")
     print("NaN: frames without a score")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kyn_models.checkpoints import OfficialWeights
 
 OFFICIAL = {"bts": "kyn_models.models.bts_official", "kyn": "kyn_models.models.kyn_official"}
-"""Modules on how the authors save each family: ``SECTION``, ``PREFIXES``, ``MARK``, ``config_of(weights)``."""
+"""Modules on how the authors save each family: ``SECTION``, ``PREFIXES``, ``MARK``, ``LICENCES``, ``config_of``."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,12 @@ class ImportConfig:
     """What a checkpoint does not say about itself; the defaults are those of the authors' KITTI-360 models.
 
     model: the family's configuration, as far as the shapes of the weights do not tell it. camera: what it was trained
-    with. licences: of code, weights and data.
+    with. licences: of weights and data, none for what is known of the authors' KITTI-360 models.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
     camera: TrainingCamera = TrainingCamera()
-    licences: Licences = Licences(
-        weights="see the authors' repository", data="KITTI-360, CC BY-NC-SA 3.0 (not for commercial use)"
-    )
+    licences: Licences | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,9 +66,7 @@ def run(args: argparse.Namespace) -> int:
     model = filled_model(args, config, found.weights)
     count = len(found.weights)
     found.weights.clear()  # the model has its own: two copies of the largest one are enough
-    # The families' protocol; one that only torch runs yet has no such method.
-    exports = not args.no_export and hasattr(model, "exportable")
-    if exports:
+    if not args.no_export:
         model.exportable()  # nothing is written where this refuses
     from kyn_models.models.loading import weights_file
 
@@ -83,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             z_near=model.config.z_near,
             z_far=model.config.z_far,
             labels=labels,
-            licences=config.licences,
+            licences=config.licences or form_of(args.family).LICENCES,
             provenance=provenance(sources),
         ),
         {WEIGHTS: weights_file(model, args.half)},
@@ -91,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     for name in found.ignored:
         print(f"  ignored, outside the model: {name}")
     print(f"{count} weights, all of the model's ({model.config.encoder}); wrote {artifact.path}")
-    if not exports:
+    if args.no_export:
         print(f"torch runs it; for the other runtimes: kyn export {artifact.path}")
         return 0
     return export.run(argparse.Namespace(artifact=artifact.path))

@@ -13,6 +13,7 @@ import logging
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -44,6 +45,8 @@ class Frames:
     def __init__(self, config: DataConfig) -> None:
         self.config = config
         self._dilations = range(config.dilations[0], config.dilations[1] + 1)
+        # Lists of frames are long, and most drives lack none.
+        self._gaps = lru_cache(maxsize=None)(self._posed_without_image)
         self.missing: tuple[str, ...] = ()
         """One sentence for every split line that was left out."""
         self._streets: Streets | None = None
@@ -161,11 +164,18 @@ class Frames:
             return f"a drive that is not there ({error})"
         if not _has(posed, item.frame):
             return "which has no pose"
-        for dilation in {self._dilations[0], self._dilations[-1]}:
+        cameras = {camera for camera, _ in self._shots(item, self._dilations[0])}
+        gaps = {camera: self._gaps(item.drive, camera) for camera in cameras}
+        if not any(gaps.values()):
+            return None
+        for dilation in self._dilations:
             for camera, frame in self._shots(item, dilation):
-                if frame not in self._layout.image_frames(item.drive, camera):
+                if frame in gaps[camera]:
                     return f"of whose views the image of camera {camera} at frame {frame} is missing"
         return None
+
+    def _posed_without_image(self, drive: str, camera: str) -> frozenset[int]:
+        return frozenset(self._layout.posed_frames(drive)) - self._layout.image_frames(drive, camera)
 
 
 class LiveViews:

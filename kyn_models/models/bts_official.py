@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from kyn_models.artifact import Licences
+
 SECTION = "model"
 """Key of the state dict in the file."""
 PREFIXES = ("renderer.net.", "module.renderer.net.")
@@ -12,6 +14,10 @@ PREFIXES = ("renderer.net.", "module.renderer.net.")
 
 MARK = "mlp_coarse.lin_in.weight"
 """A weight that no other system has."""
+
+KITTI360 = "KITTI-360, CC BY-NC-SA 3.0 (not for commercial use)"
+LICENCES = Licences(weights="not stated, the authors' code BSD-2-Clause", data=KITTI360)
+"""Of the KITTI-360 model, as far as its authors state them."""
 
 _MLP = "mlp_coarse."
 _FREQUENCIES = "code_xyz._freqs"

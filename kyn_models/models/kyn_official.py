@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kyn_models.artifact import Licences
 from kyn_models.checkpoints import OfficialWeights, official_weights
+from kyn_models.models.bts_official import KITTI360, code_of, image_encoder_of, shape_of
 from kyn_models.models.bts_official import PREFIXES as PREFIXES
 from kyn_models.models.bts_official import SECTION as SECTION
-from kyn_models.models.bts_official import code_of, image_encoder_of, shape_of
 from kyn_models.networks.clip_text import ClipText
 from kyn_models.networks.clip_text import config_of as tower_config
 from kyn_models.networks.clip_tokenizer import Encoder, tokenize
+from kyn_models.origin import LSEG_LICENCE
 
 MARK = "mlp_coarse.lin_in_text.weight"
 """A weight that no other system has."""
@@ -30,6 +32,11 @@ CLIP = LSEG + "clip_pretrained."
 UNUSED_IN_CLIP = ("visual.", "logit_scale")
 """CLIP's image tower, of which LSeg uses nothing."""
 TEXT_FEATURES = "text_features"
+LICENCES = Licences(
+    weights=f"not stated, the authors' code without a licence file; {LSEG_LICENCE}",
+    data=f"{KITTI360}; LSeg and CLIP inside: those of their authors",
+)
+"""Of the KITTI-360 model, as far as its authors state them."""
 
 
 HEAD = 64

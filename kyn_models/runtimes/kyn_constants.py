@@ -14,7 +14,7 @@ import numpy as np
 
 from kyn_models.npz import read_npz
 from kyn_models.runtimes.constants import EXPORT_AGAIN, PointCode, code_arrays
-from kyn_models.types import Float32Array, UInt8Array
+from kyn_models.types import Float32Array
 
 NEAREST_M = 1e-3
 """A point nearer to the image plane than this is not in view, as published."""
@@ -117,8 +117,3 @@ def label_pixels(uv: np.ndarray, map_size: tuple[int, int]) -> np.ndarray:
     x = np.clip(((uv[:, 0] + 1) * w - 1) / 2 + (0.5 + TIE_PX), 0, w - 1).astype(np.int32)
     y = np.clip(((uv[:, 1] + 1) * h - 1) / 2 + (0.5 + TIE_PX), 0, h - 1).astype(np.int32)
     return np.asarray(y * w + x)
-
-
-def labels_at(pixels: np.ndarray, labels: UInt8Array) -> UInt8Array:
-    """(N,) uint8 labels of (N,) flat pixels of an (h, w) label map."""
-    return labels.reshape(-1)[pixels]

@@ -59,6 +59,14 @@ def test_every_dilation_is_an_item_of_its_own(root):
     assert [shifts(frames, index) for index in range(3)] == [[(1.0, 0.0)], [(3.0, 0.0)], [(4.0, 0.0)]]
 
 
+def test_a_frame_is_whole_if_it_is_at_every_dilation(tmp_path):
+    root = write_drive(tmp_path, FRAMES)
+    # Only between the least and the most dilation frame 5 is seen beside frame 8; its own image is all that 9 needs.
+    (root / "data_2d_raw" / DRIVE / "image_00" / "data_rect" / "0000000008.png").unlink()
+    frames = Frames(config(root, steps=(0, 1), stereo=False, dilations=(1, 3)))
+    assert [frames.name(index)[-5:-3] for index in range(0, len(frames), 3)] == ["09"]
+
+
 def test_a_split_gives_frames_and_sides_in_its_order(root, tmp_path):
     split = tmp_path / "train_files.txt"
     split.write_text(f"{DRIVE} 0000000008 r\n{DRIVE} 5 l\n")
