@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import os
@@ -73,6 +74,7 @@ def export(path: str | Path) -> tuple[Artifact, list[Agreement]]:
         SELFTEST: _npz(test),
     }
     del model, network
+    gc.collect()  # the exporter leaves cycles that hold the weights, gigabytes of a large model
     with tempfile.TemporaryDirectory(prefix=".export-", dir=artifact.path) as scratch:
         # Weights may be gigabytes: the trial reads those that are there, where the file system can do it.
         try:
@@ -88,9 +90,9 @@ def export(path: str | Path) -> tuple[Artifact, list[Agreement]]:
 def _engines(
     network: Any, arrays: Mapping[str, np.ndarray], image_shape: Sequence[int], weights: Path
 ) -> dict[str, bytes]:
-    """The graphs that TensorRT builds engines from."""
+    """The graphs that TensorRT builds engines from. The network may be in half precision afterwards."""
     graphs = {}
-    for precision, name in ENGINES.items():
+    for precision, name in sorted(ENGINES.items(), reverse=True):  # float32 first
         half = precision == "float16"
         if isinstance(network, KynMaps):
             fused = FusedKyn(network, KynConstants.from_arrays(arrays), half).eval()

@@ -8,7 +8,6 @@ part by part; the last one of all parts is kept until the sums are there.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,7 +27,7 @@ ABSENT = -1e30
 
 
 class FusedKyn(nn.Module):
-    """The graph of a ``kyn`` model. half: see ``in_half``.
+    """The graph of a ``kyn`` model. half: see ``in_half``, which changes ``network``.
 
     ``forward`` takes R rays, N points in P equal parts and M places whose labels are asked; grids are normalised image
     coordinates, pixels flat indices of the label map, seen is 1 where a place takes part in attention, else 0; others
@@ -157,12 +156,11 @@ class FusedKyn(nn.Module):
 
 
 def in_half(network: KynMaps) -> KynMaps:
-    """A copy whose convolutions and linear layers are float16, with what lies between them.
+    """Make convolutions and linear layers float16, with what lies between them; in place, as a copy takes gigabytes.
 
     Float32 remain: resizing the image, the sum that a transformer's blocks add to with its layer norms, cosines and
     labels.
     """
-    network = copy.deepcopy(network)
     rounded_once(network)
     language = network.network.vlseg_encoder
     transformer = language.pretrained.model
