@@ -121,11 +121,11 @@ def test_rows_means_and_a_distance(street: Sample):
 
     options = NvsOptions(64, 32, samples=16)
     models = {"depth": TrueDepthViews(), "same": UnmovedViews()}
-    rows = evaluate_nvs.evaluate_nvs(models, [street, street], options, distance)
+    rows = [row for _ in range(2) for row in evaluate_nvs.score_views(models, street, options, distance)]
     assert [row.answer for row in rows] == ["depth", "same"] * 2 and len(asked) == 4
     mean = evaluate_nvs.mean_nvs(rows, "same")
     assert mean.psnr == pytest.approx(rows[1].scores.psnr) and mean.lpips == pytest.approx(rows[1].scores.lpips)
-    without = evaluate_nvs.evaluate_nvs(models, [street], options)
+    without = evaluate_nvs.score_views(models, street, options)
     assert all(math.isnan(row.scores.lpips) for row in without)
 
 
@@ -135,7 +135,7 @@ def test_samples_without_a_posed_view_are_named(street: Sample):
         (replace(street, views=(replace(street.views[0], world_from_camera=None),)), "got a view without a pose"),
     ):
         with pytest.raises(ValueError, match=words):
-            evaluate_nvs.evaluate_nvs({"same": UnmovedViews()}, [broken], SMALL)
+            evaluate_nvs.score_views({"same": UnmovedViews()}, broken, SMALL)
     with pytest.raises(ValueError, match="got no depth_m"):
         TrueDepthViews().view(replace(street, depth_m=None), SMALL)
 
