@@ -9,12 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from kyn_models.data.lidar_occupancy import TILT, X_RANGE_M, Z_RANGE_M, grid_shape
-from kyn_models.metrics import depth_scores
+from kyn_models.metrics import DepthScores
 from kyn_models.npz import read_npz
 from kyn_models.types import Float32Array, Float64Array, Intrinsics, Sample
 
-HALF_WIDTHS_M: tuple[float, ...] = tuple(np.arange(4.0, 12.01, 0.5).tolist())
-"""Walls of the box streets that are tried."""
 _NEAR_M, _FAR_M, _BINS = 1.0, 150.0, 512
 _LOG_STEP = np.log(_FAR_M / _NEAR_M) / _BINS
 
@@ -47,22 +45,20 @@ class BoxStreet:
         return box_street_depth(camera, observation.base_from_camera, self.half_width_m), camera
 
 
-def best_box_street(samples: Iterable[Sample], half_widths_m: Sequence[float] = HALF_WIDTHS_M) -> BoxStreet:
-    """The box street with the least mean abs_rel on the samples' own truth: the best one in hindsight.
+BOX_STREETS: tuple[BoxStreet, ...] = tuple(BoxStreet(float(width)) for width in np.arange(4.0, 12.01, 0.5))
+"""Box streets that are tried."""
 
-    Raises ``ValueError`` if no sample has depth truth.
+
+def best_answer(frames: Iterable[Sequence[DepthScores]]) -> int:
+    """Which answer has the least mean abs_rel over the frames that have truth: the best one in hindsight.
+
+    frames: of each frame the scores of all answers. Raises ``ValueError`` if no frame has depth truth.
     """
-    errors = []
-    for sample in samples:
-        if sample.depth_m is None:
-            continue
-        answers = [BoxStreet(width).depth(sample)[0] for width in half_widths_m]
-        errors.append([depth_scores(answer, sample.depth_m).abs_rel for answer in answers])
-    table = np.array(errors)
+    table = np.array([[scores.abs_rel for scores in answers] for answers in frames])
     table = table[~np.isnan(table).any(axis=1)] if table.size else table
     if not table.size:
         raise ValueError("box street: got no sample with depth truth, expected at least one")
-    return BoxStreet(float(half_widths_m[int(np.argmin(table.mean(axis=0)))]))
+    return int(np.argmin(table.mean(axis=0)))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ Occupancy: ``kyn_models.evaluate_occupancy``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
@@ -19,16 +19,12 @@ import numpy as np
 
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.metrics import DepthScores, depth_scores
+from kyn_models.models import published_points_per_call
 from kyn_models.predictor import Predictor
 from kyn_models.types import Float32Array, Intrinsics, Sample
 
 Progress = Callable[[int, int, str], None]
 """Called with (frames done, frames in all, name of the frame)."""
-
-ATTENDING_FAMILIES = ("kyn",)
-"""Families whose density at a point depends on the other points asked for."""
-POINTS_PER_CALL = 100_000
-"""So many points of such a family look at each other in the authors' renderer, in the order in which they come."""
 
 
 class DensityModel(Protocol):
@@ -50,8 +46,7 @@ class PredictorAnswers:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        attends = predictor.artifact.manifest.family in ATTENDING_FAMILIES
-        self._points_per_call = POINTS_PER_CALL if attends else None
+        self._points_per_call = published_points_per_call(predictor.artifact.manifest.family)
 
     @property
     def reach(self) -> tuple[float, float]:
@@ -71,18 +66,18 @@ class PredictorAnswers:
 class DepthRow(NamedTuple):
     """Scores of one frame. outside: truth pixels left out because the answer's image does not show them.
 
-    camera: of the answer's image.
+    others: scores of further answers on the same pixels.
     """
 
     frame: str
     scores: DepthScores
     outside: int
-    camera: Intrinsics
+    others: tuple[DepthScores, ...]
 
 
-def kitti360_depth_samples(drive: Kitti360, frames: Sequence[int]) -> Iterator[Sample]:
-    """Samples with ``depth_m`` from the frame's one scan; frames without a scan are an error by name."""
-    return (replace(drive.sample(frame), depth_m=drive.lidar_depth(frame)) for frame in frames)
+def kitti360_depth_sample(drive: Kitti360, frame: int) -> Sample:
+    """A sample with ``depth_m`` from the frame's one scan; a frame without a scan is an error by name."""
+    return replace(drive.sample(frame), depth_m=drive.lidar_depth(frame))
 
 
 def sample_depth(depth_m: np.ndarray, camera: Intrinsics, wanted: Intrinsics) -> tuple[Float32Array, np.ndarray]:
@@ -91,58 +86,33 @@ def sample_depth(depth_m: np.ndarray, camera: Intrinsics, wanted: Intrinsics) ->
     Returns (wanted.height, wanted.width) float32 and bool; outside the image NaN and False. Nearest pixel, so Inf and
     NaN never mix into others.
     """
-    rows, columns = _nearest_pixels(camera, wanted)
+    columns = np.rint((np.arange(wanted.width) - wanted.cx) * (camera.fx / wanted.fx) + camera.cx).astype(np.int64)
+    rows = np.rint((np.arange(wanted.height) - wanted.cy) * (camera.fy / wanted.fy) + camera.cy).astype(np.int64)
+    columns[(columns < 0) | (columns >= camera.width)] = -1
+    rows[(rows < 0) | (rows >= camera.height)] = -1
     inside = (rows >= 0)[:, None] & (columns >= 0)[None, :]
     sampled = np.full(inside.shape, np.nan, dtype=np.float32)
     sampled[inside] = depth_m[np.ix_(rows[rows >= 0], columns[columns >= 0])].ravel()
     return sampled, inside
 
 
-def _nearest_pixels(camera: Intrinsics, wanted: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
-    """(wanted.height,) rows and (wanted.width,) columns of ``camera`` nearest to ``wanted``'s, -1 outside its image."""
-    columns = np.rint((np.arange(wanted.width) - wanted.cx) * (camera.fx / wanted.fx) + camera.cx).astype(np.int64)
-    rows = np.rint((np.arange(wanted.height) - wanted.cy) * (camera.fy / wanted.fy) + camera.cy).astype(np.int64)
-    columns[(columns < 0) | (columns >= camera.width)] = -1
-    rows[(rows < 0) | (rows >= camera.height)] = -1
-    return rows, columns
+def score_depth(
+    model: DepthModel, sample: Sample, shown: Sample | None = None, others: Iterable[DepthModel] = ()
+) -> DepthRow:
+    """Scores of a sample with ``depth_m``.
 
-
-def truth_within(sample: Sample, camera: Intrinsics) -> Sample:
-    """The sample with its depth truth NaN where an image of ``camera`` (same optical frame) has no pixel.
-
-    Raises ``ValueError`` for a sample without ``depth_m``.
+    shown: the sample whose image the model gets instead. others: further answers, scored on the pixels of the model:
+    where its image shows less than the data set's, the two would else be scored on other scenes. Raises ``ValueError``
+    for a sample without ``depth_m``.
     """
     if sample.depth_m is None:
         raise ValueError(f"{sample.name}: got no depth_m, expected a sample with depth truth")
-    rows, columns = _nearest_pixels(camera, sample.observation.key.intrinsics)
-    inside = (rows >= 0)[:, None] & (columns >= 0)[None, :]
-    return replace(sample, depth_m=np.where(inside, sample.depth_m, np.float32(np.nan)))
-
-
-def evaluate_depth(
-    model: DepthModel,
-    samples: Iterable[Sample],
-    total: int = 0,
-    shown: Callable[[int], Sample] | None = None,
-    progress: Progress | None = None,
-) -> list[DepthRow]:
-    """One row per sample with ``depth_m``.
-
-    total: how many samples come, for ``progress``. shown: the sample whose image the model gets instead, by index.
-    Raises ``ValueError`` for a sample without ``depth_m``.
-    """
-    rows = []
-    for index, sample in enumerate(samples):
-        if sample.depth_m is None:
-            raise ValueError(f"{sample.name}: got no depth_m, expected a sample with depth truth")
-        predicted, camera = model.depth(shown(index) if shown else sample)
-        at_truth, inside = sample_depth(predicted, camera, sample.observation.key.intrinsics)
-        truth = np.where(inside, sample.depth_m, np.float32(np.nan))
-        outside = int(np.count_nonzero(~np.isnan(sample.depth_m)) - np.count_nonzero(~np.isnan(truth)))
-        rows.append(DepthRow(sample.name, depth_scores(at_truth, truth), outside, camera))
-        if progress:
-            progress(index + 1, total, sample.name)
-    return rows
+    wanted = sample.observation.key.intrinsics
+    at_truth, inside = sample_depth(*model.depth(shown or sample), wanted)
+    truth = np.where(inside, sample.depth_m, np.float32(np.nan))
+    outside = int(np.count_nonzero(~np.isnan(sample.depth_m)) - np.count_nonzero(~np.isnan(truth)))
+    further = tuple(depth_scores(sample_depth(*other.depth(sample), wanted)[0], truth) for other in others)
+    return DepthRow(sample.name, depth_scores(at_truth, truth), outside, further)
 
 
 class ScoredFrame(Protocol):

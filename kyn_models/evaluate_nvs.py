@@ -4,9 +4,11 @@ Behind the Scenes (CVPR 2023), after Tucker and Snavely (2020): the model gets t
 (KITTI: the stereo partner; RealEstate10K: the fifth frame after), both are compared without 5 % at each edge, and
 scores are averaged over frames. As the authors' evaluator does it: rays from edge to edge of the image and of length 1,
 the last sample solid, colours of the key image alone, borders continued where it shows nothing, image coordinates by
-the published normalised camera (half a pixel off). Two things differ: samples lie in the middle of their steps (there:
-at random), and the model gets the image as on a robot, warped to its training camera (there: the whole image, resized
-twice, to sizes of which their repository states one).
+the published normalised camera (half a pixel off). Samples lie in the middle of their steps (there: at random). Points
+of a model that attend to each other do so in runs of 100,000, from the first sample of the view on (there: of the key
+frame's own view, which is rendered before it). What the model gets is the whole image, resized once to the model's own
+size (``kyn_models.published_rays``; there: twice, to sizes of which their repository states one), or the image as on a
+robot, warped to its training camera (``PredictorViews``).
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from kyn_models.evaluate import Progress
 from kyn_models.image_metrics import psnr, ssim
+from kyn_models.models import published_points_per_call
 from kyn_models.novel_view import Field, NovelView, Scene, Source, between, centred, corner_rays, render
 from kyn_models.predictor import Predictor
 from kyn_models.runtimes.queries import SAMPLES_PER_RAY
@@ -73,16 +75,18 @@ class NvsRow(NamedTuple):
 
 
 class PredictorViews:
-    """A ``Predictor``'s views, by the published protocol."""
+    """A ``Predictor``'s views, rendered by the published protocol from the image as a robot has it: warped to the
+    training camera."""
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
 
     def view(self, sample: Sample, options: NvsOptions) -> Float32Array:
         manifest = self._predictor.artifact.manifest
-        sources = (_published_source(sample, options),)
-        scene = Scene.of(self._predictor, sample.observation, sources, outside="continued")
-        return _published_view(scene, sample, options, (manifest.z_near, manifest.z_far)).colours
+        sources = (published_source(sample, options),)
+        each = published_points_per_call(manifest.family)
+        scene = Scene.of(self._predictor, sample.observation, sources, "continued", each)
+        return published_view(scene, sample, options, (manifest.z_near, manifest.z_far)).colours
 
 
 class TrueDepthViews:
@@ -92,8 +96,8 @@ class TrueDepthViews:
         if sample.depth_m is None:
             raise ValueError(f"{sample.name}: got no depth_m, expected a sample with true depth")
         field = depth_field(sample.depth_m, sample.observation.key.intrinsics)
-        scene = Scene(field, (_published_source(sample, options),), outside="continued")
-        return _published_view(scene, sample, options, (2.0, 200.0)).colours
+        scene = Scene(field, (published_source(sample, options),), outside="continued")
+        return published_view(scene, sample, options, (2.0, 200.0)).colours
 
 
 class UnmovedViews:
@@ -123,28 +127,20 @@ def depth_field(depth_m: np.ndarray, camera: Intrinsics, density: float = 1e3) -
     return field
 
 
-def evaluate_nvs(
-    models: Mapping[str, ViewModel],
-    samples: Iterable[Sample],
-    options: NvsOptions,
-    lpips: Distance | None = None,
-    total: int = 0,
-    progress: Progress | None = None,
+def score_views(
+    models: Mapping[str, ViewModel], sample: Sample, options: NvsOptions, lpips: Distance | None = None
 ) -> list[NvsRow]:
-    """One row per sample and model. The first of a sample's ``views`` is the truth; it and the key frame have poses.
+    """One row per model. The first of the sample's ``views`` is the truth; it and the key frame have poses.
 
-    total: how many samples come, for ``progress``. Raises ``ValueError`` for a sample without a posed view.
+    Raises ``ValueError`` for a sample without a posed view.
     """
+    _require_view(sample)
+    truth = inner(options.picture(sample.views[0]))
     rows = []
-    for index, sample in enumerate(samples):
-        _require_view(sample)
-        truth = inner(options.picture(sample.views[0]))
-        for name, model in models.items():
-            answer = inner(model.view(sample, options))
-            distance = lpips(answer, truth) if lpips else math.nan
-            rows.append(NvsRow(sample.name, name, NvsScores(psnr(answer, truth), ssim(answer, truth), distance)))
-        if progress:
-            progress(index + 1, total, sample.name)
+    for name, model in models.items():
+        answer = inner(model.view(sample, options))
+        distance = lpips(answer, truth) if lpips else math.nan
+        rows.append(NvsRow(sample.name, name, NvsScores(psnr(answer, truth), ssim(answer, truth), distance)))
     return rows
 
 
@@ -169,12 +165,14 @@ def _require_view(sample: Sample) -> None:
             raise ValueError(f"{sample.name}: got a {what} without a pose, expected world_from_camera")
 
 
-def _published_source(sample: Sample, options: NvsOptions) -> Source:
+def published_source(sample: Sample, options: NvsOptions) -> Source:
+    """The key frame as the one source of colours."""
     key = sample.observation.key
     return Source(options.picture(key), key.intrinsics.normalised(), np.eye(4))
 
 
-def _published_view(scene: Scene, sample: Sample, options: NvsOptions, range_m: tuple[float, float]) -> NovelView:
+def published_view(scene: Scene, sample: Sample, options: NvsOptions, range_m: tuple[float, float]) -> NovelView:
+    """What the camera of the sample's first view sees of a scene, between the two distances."""
     target = sample.views[0]
     rays = corner_rays(target.intrinsics.normalised(), options.width, options.height, *range_m)
     key_from_target: Float64Array = between(sample.observation.key, target)

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from kyn_models import novel_view_loops as loops
-from kyn_models.evaluate import ATTENDING_FAMILIES
+from kyn_models.models import ATTENDING_FAMILIES
 from kyn_models.predictor import Predictor
 from kyn_models.runtimes.queries import SAMPLES_PER_RAY
 from kyn_models.types import Float32Array, Float64Array, Intrinsics, Observation, PosedFrame, UInt8Array, check_pose
@@ -81,11 +81,13 @@ class Scene:
         observation: Observation,
         sources: Sequence[Source] | None = None,
         outside: Outside = "empty",
+        points_per_call: int | None = None,
     ) -> Scene:
-        """What a model says about an observation. sources: else the key frame's image alone."""
+        """What a model says about an observation. sources: else the key frame's image alone. points_per_call: see
+        ``Predictor.density``."""
         artifact, key = predictor.artifact, observation.key
         return cls(
-            field=lambda points: predictor.density(observation, points),
+            field=lambda points: predictor.density(observation, points, points_per_call),
             sources=tuple(sources) if sources is not None else (Source.of(key, key),),
             views=(artifact.camera.k_norm, centred(key.intrinsics)) if outside == "empty" else (),
             nearest_m=artifact.manifest.z_near if outside == "empty" else float(loops.EPSILON_M),

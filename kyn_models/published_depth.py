@@ -9,13 +9,13 @@ values where their number is even. Scores are per frame, their means over the fr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from kyn_models.data.calibration import resized_source
-from kyn_models.evaluate import DepthModel, Progress, sample_depth
+from kyn_models.evaluate import DepthModel, sample_depth
 from kyn_models.metrics import DepthScores, depth_scores
 from kyn_models.types import Float32Array, Sample
 
@@ -25,17 +25,6 @@ GARG_CROP = ((0.40810811, 0.99189189), (0.03594771, 0.96405229))
 
 Crop = Literal["garg", "none"]
 Scaling = Literal["none", "median"]
-
-
-class PublishedFrames(Protocol):
-    """Frames with the published depth truth."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
-
-    def published_depth(self, index: int) -> Float32Array:
-        """(H, W) metres, NaN unknown."""
 
 
 class PublishedRow(NamedTuple):
@@ -88,37 +77,32 @@ def _lower_median(values: np.ndarray) -> np.floating:
     return np.partition(values, (values.size - 1) // 2)[(values.size - 1) // 2]
 
 
-def evaluate_published(
+def published_rows(
     model: DepthModel,
-    frames: PublishedFrames,
+    sample: Sample,
+    depth_m: Float32Array,
     crop: Crop = "garg",
     scalings: Sequence[Scaling] = ("none", "median"),
     whole: bool = True,
-    shown: Callable[[int], Sample] | None = None,
-    progress: Progress | None = None,
+    shown: Sample | None = None,
 ) -> list[PublishedRow]:
-    """One row per frame and scaling.
+    """One row per scaling of a frame.
 
-    whole: the model's depth image is that of the whole frame, resized; else it belongs to the camera that the model
-    names, and what that does not show is left out and counted. shown: the sample whose image the model gets instead.
+    depth_m: (H, W) metres, NaN unknown: the frame's published truth. whole: the model's depth image is that of the
+    whole frame, resized; else it belongs to the camera that the model names, and what that does not show is left out
+    and counted. shown: the sample whose image the model gets instead.
     """
-    rows: list[PublishedRow] = []
-    for index in range(len(frames)):
-        sample = frames[index]
-        truth = counted_truth(frames.published_depth(index), crop)
-        predicted, camera = model.depth(shown(index) if shown else sample)
-        outside = 0
-        if whole:
-            predicted = enlarged(predicted, truth.shape)
-        else:
-            source = resized_source(sample.observation.key.intrinsics, truth.shape[1], truth.shape[0])
-            predicted, inside = sample_depth(predicted, camera, source)
-            outside = int(np.count_nonzero(~np.isnan(truth) & ~inside))
-            truth = np.where(inside, truth, np.float32(np.nan))
-        rows += _scored(sample.name, predicted, truth, outside, scalings)
-        if progress:
-            progress(index + 1, len(frames), sample.name)
-    return rows
+    truth = counted_truth(depth_m, crop)
+    predicted, camera = model.depth(shown or sample)
+    outside = 0
+    if whole:
+        predicted = enlarged(predicted, truth.shape)
+    else:
+        source = resized_source(sample.observation.key.intrinsics, truth.shape[1], truth.shape[0])
+        predicted, inside = sample_depth(predicted, camera, source)
+        outside = int(np.count_nonzero(~np.isnan(truth) & ~inside))
+        truth = np.where(inside, truth, np.float32(np.nan))
+    return list(_scored(sample.name, predicted, truth, outside, scalings))
 
 
 def _scored(

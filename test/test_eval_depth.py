@@ -6,6 +6,7 @@ import csv
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,10 +16,11 @@ from tiny_raw import DRIVE, HEIGHT, WIDTH, write_raw
 from kyn_models import cli, published_depth
 from kyn_models.artifact import KITTI360_CAMERA, Artifact, default_artifact, write_artifact
 from kyn_models.baselines import Prior
-from kyn_models.cli.eval_depth_raw import same_kind
+from kyn_models.cli.eval import same_kind
 from kyn_models.data.kitti_raw import KittiRawFolder
 from kyn_models.data.kitti_raw_split import KittiRawSplit
 from kyn_models.data.lidar_occupancy import grid_shape
+from kyn_models.published_depth import PublishedRow
 from kyn_models.types import Float32Array, Intrinsics, Sample
 
 NEARER = (math.log(1.25), math.log(0.75))
@@ -55,10 +57,19 @@ class Constant:
         return answer(), sample.observation.key.intrinsics.resized(64, 20)
 
 
+def published(frames: KittiRawSplit, **options: Any) -> list[PublishedRow]:
+    """Rows of the constant answer for all frames."""
+    return [
+        row
+        for index in range(len(frames))
+        for row in published_depth.published_rows(Constant(), frames[index], frames.published_depth(index), **options)
+    ]
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_scores_of_a_frame_by_hand(root: Path, split: Path, whole: bool) -> None:
     frames = KittiRawSplit(root, split)
-    rows = published_depth.evaluate_published(Constant(), frames, whole=whole)
+    rows = published(frames, whole=whole)
     plain, scaled = rows[0], rows[1]
     assert (plain.scaling, scaled.scaling, plain.scores.pixels, plain.outside) == ("none", "median", 2, 0)
     expected = (0.25, 0.5, 2.0, math.sqrt((NEARER[0] ** 2 + NEARER[1] ** 2) / 2), 0.0, 1.0, 1.0)
@@ -73,7 +84,7 @@ def test_scores_of_a_frame_by_hand(root: Path, split: Path, whole: bool) -> None
 
 
 def test_without_crop_the_pixels_outside_it_count(root: Path, split: Path) -> None:
-    rows = published_depth.evaluate_published(Constant(), KittiRawSplit(root, split), "none", ("none",))
+    rows = published(KittiRawSplit(root, split), crop="none", scalings=("none",))
     assert [row.scores.pixels for row in rows] == [2, 2, 2]
     assert rows[2].scores.rmse == pytest.approx(72.0)  # 1000 m counts as 80 m
 
@@ -173,6 +184,18 @@ def test_command_prints_both_rows_and_writes_csv(root: Path, split: Path, capsys
         rows = list(csv.DictReader(file))
     assert len(rows) == 6 and rows[0]["frame"].endswith("0000000000_02") and rows[1]["scaling"] == "median"
     assert float(rows[0]["abs_rel"]) == pytest.approx(0.25) and rows[4]["abs_rel"] == "nan"
+
+
+def test_a_damaged_scan_is_left_out_and_named(root: Path, split: Path, capsys, tmp_path: Path) -> None:
+    prior = save_prior(tmp_path / "prior.npz", KittiRawFolder(root).intrinsics(DRIVE, "02").resized(64, 20))
+    damaged = KittiRawFolder(root).scan_path(DRIVE, 0)
+    damaged.write_bytes(b"cut")
+    assert run("--data", root, "--model", prior, "--split", split) == 0
+    out = capsys.readouterr().out
+    assert "2 frames of split.txt" in out and f"1 frames that could not be read: {damaged}: got 3 bytes" in out
+    split.write_text(f"{DRIVE} 1 l\n{DRIVE} 0 l\n")
+    assert run("--data", root, "--model", prior, "--split", split, "--strict") == 2
+    assert "got 3 bytes" in capsys.readouterr().err
 
 
 def test_command_options_choose_frames_crop_and_scaling(root: Path, split: Path, capsys, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from kyn_models import cli, novel_view
 from kyn_models.artifact import Artifact, write_artifact
 from kyn_models.data.kitti_raw import KittiRawFolder
 from kyn_models.data.kitti_raw_split import KittiRawSplit
-from kyn_models.evaluate import POINTS_PER_CALL
+from kyn_models.models import POINTS_PER_CALL
 from kyn_models.predictor import Predictor
 
 
@@ -56,7 +56,7 @@ def test_occupancy_splits_its_points_as_published_and_depth_runs(
     assert "(kyn) on" in capsys.readouterr().out
 
 
-def test_all_points_of_a_view_are_one_set(
+def test_points_of_a_view_are_split_as_in_the_authors_renderer(
     tiny_kyn: Artifact, asked: list[tuple[int, int | None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tiny.write_drive(tmp_path / "kitti360", frames=range(5, 7), cameras=("00", "01"))
@@ -64,7 +64,7 @@ def test_all_points_of_a_view_are_one_set(
     arguments = ["--data", str(root), "--model", str(tiny_kyn.path), "--size", "48x24", "--samples", "8"]
     arguments += ["--runtime", "torch"]
     assert cli.main(["eval", "nvs", *arguments]) == 0
-    assert asked == [(48 * 24 * 8, None)] * 2
+    assert asked == [(48 * 24 * 8, POINTS_PER_CALL)] * 2
 
 
 def test_published_rays_are_split_as_in_the_authors_renderer(tmp_path: Path, capsys) -> None:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import csv
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_drive as tiny
+import tiny_raw
 import tiny_realestate
 
 pytest.importorskip("numba")
 
 from kyn_models import evaluate_nvs
+from kyn_models.artifact import write_artifact
 from kyn_models.cli import main
 from kyn_models.cli.eval_nvs import OPTIONS
+from kyn_models.data.kitti360 import Kitti360
+from kyn_models.data.kitti_raw import KittiRawFolder
 from kyn_models.data.streets import Streets, StreetsOptions
 from kyn_models.evaluate_nvs import NvsOptions, TrueDepthViews, UnmovedViews, inner
 from kyn_models.image_metrics import psnr, ssim
@@ -121,11 +128,11 @@ def test_rows_means_and_a_distance(street: Sample):
 
     options = NvsOptions(64, 32, samples=16)
     models = {"depth": TrueDepthViews(), "same": UnmovedViews()}
-    rows = evaluate_nvs.evaluate_nvs(models, [street, street], options, distance)
+    rows = [row for _ in range(2) for row in evaluate_nvs.score_views(models, street, options, distance)]
     assert [row.answer for row in rows] == ["depth", "same"] * 2 and len(asked) == 4
     mean = evaluate_nvs.mean_nvs(rows, "same")
     assert mean.psnr == pytest.approx(rows[1].scores.psnr) and mean.lpips == pytest.approx(rows[1].scores.lpips)
-    without = evaluate_nvs.evaluate_nvs(models, [street], options)
+    without = evaluate_nvs.score_views(models, street, options)
     assert all(math.isnan(row.scores.lpips) for row in without)
 
 
@@ -135,7 +142,7 @@ def test_samples_without_a_posed_view_are_named(street: Sample):
         (replace(street, views=(replace(street.views[0], world_from_camera=None),)), "got a view without a pose"),
     ):
         with pytest.raises(ValueError, match=words):
-            evaluate_nvs.evaluate_nvs({"same": UnmovedViews()}, [broken], SMALL)
+            evaluate_nvs.score_views({"same": UnmovedViews()}, broken, SMALL)
     with pytest.raises(ValueError, match="got no depth_m"):
         TrueDepthViews().view(replace(street, depth_m=None), SMALL)
 
@@ -234,3 +241,106 @@ def test_user_errors_are_one_sentence(drive, tiny_artifact, capsys, arguments, w
     assert main(["eval", "nvs", *arguments, "--model", str(tiny_artifact)]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+
+
+def test_lines_that_lack_files_and_damaged_images_are_named_and_strict_refuses_them(
+    drive, tiny_artifact, tmp_path, capsys
+):
+    images = drive / "data_2d_raw" / tiny.DRIVE
+    damaged = images / "image_01" / "data_rect" / f"{6:010d}.png"
+    damaged.write_bytes(b"no image")
+    (images / "image_01" / "data_rect" / f"{7:010d}.png").unlink()
+    split = tmp_path / "split.txt"
+    split.write_text("".join(f"{tiny.DRIVE} {frame} l\n" for frame in (7, 6, 5)))
+    common = ["eval", "nvs", "--data", str(drive), "--model", str(tiny_artifact), "--size", "64x24", "--samples", "8"]
+    assert main([*common, "--split", str(split)]) == 0
+    said = capsys.readouterr().out
+    assert "1 frames at 64x24" in said and "left out: 1 lines whose files are missing, the first:" in said
+    assert "line 1: names frame 7" in said and f"1 frames that could not be read: {damaged}" in said
+    for lines, words in (((7, 5), "names frame 7"), ((6, 5), "0000000006.png")):
+        split.write_text("".join(f"{tiny.DRIVE} {frame} l\n" for frame in lines))
+        assert main([*common, "--split", str(split), "--strict"]) == 2
+        assert words in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> Sample:
+    root = tiny.write_drive(tmp_path_factory.mktemp("pair") / "kitti360", frames=range(5, 7), cameras=("00", "01"))
+    return Kitti360(root, views=(("01", 0),))[0]
+
+
+@pytest.mark.parametrize("family", ["bts", "kyn"])
+def test_published_views_are_of_the_whole_image_and_points_come_in_runs(family, pair, tmp_path, monkeypatch):
+    for library in ("torch", "safetensors"):
+        pytest.importorskip(library)
+    import cv2
+    import torch
+    from artifacts import seeded_bts, seeded_kyn, write_seeded_artifact
+
+    from kyn_models import published_rays
+    from kyn_models.geometry import View
+    from kyn_models.models.loading import load_model
+
+    model = seeded_kyn() if family == "kyn" else seeded_bts()
+    artifact = write_seeded_artifact(tmp_path / "model", model, width=96, height=64)
+    monkeypatch.setattr(published_rays, "POINTS_PER_CALL", 1000)
+    options = NvsOptions(48, 24, samples=8)
+    view = published_rays.PublishedRays(artifact).view(pair, options)
+    key = pair.observation.key
+    image = cv2.resize(key.image.astype(np.float32) / 127.5 - 1, (96, 64)).transpose(2, 0, 1)
+    with torch.inference_mode():
+        tensors = (torch.from_numpy(array).float()[None] for array in (image, key.intrinsics.normalised(), np.eye(4)))
+        field = load_model(artifact).condition(View(*tensors))
+
+        def rendered(run: int) -> np.ndarray:
+            def density(points: np.ndarray) -> np.ndarray:
+                assert len(points) == 48 * 24 * 8
+                runs = (torch.from_numpy(points[i : i + run]) for i in range(0, len(points), run))
+                return np.concatenate([field(part[None])[0].numpy() for part in runs])
+
+            source = Source(options.picture(key), key.intrinsics.normalised(), np.eye(4))
+            scene = Scene(density, (source,), whole=True, outside="continued")
+            return evaluate_nvs.published_view(scene, pair, options, (3.0, 80.0)).colours
+
+        np.testing.assert_allclose(view, rendered(1000), atol=1e-4)
+        assert (np.abs(view - rendered(3000)).max() > 2e-4) == (family == "kyn")
+
+
+def test_models_trained_with_such_a_camera_get_the_whole_image_as_published(tmp_path, capsys):
+    for library in ("torch", "safetensors"):
+        pytest.importorskip(library)
+    from artifacts import write_seeded_artifact
+
+    root, split = tiny_raw.write_raw(tmp_path / "raw"), tmp_path / "split.txt"
+    poses = tmp_path / f"{tiny_raw.DRIVE}.txt"
+    poses.parent.mkdir(parents=True)
+    poses.write_text("1 0 0 0 0 1 0 0 0 0 1 0\n" * 3)
+    split.write_text(f"{tiny_raw.DRIVE} 1 l\n{tiny_raw.DRIVE} 77 l\n")
+    written = write_seeded_artifact(tmp_path / "model", width=96, height=64)
+    camera = replace(written.manifest.camera, source=KittiRawFolder(root).intrinsics(tiny_raw.DRIVE, "02"))
+    write_artifact(written.path, replace(written.manifest, camera=camera), {})
+    common = ["eval", "nvs", "--layout", "kitti_raw", "--data", str(root), "--split", str(split), "--samples", "4"]
+    common += ["--poses", str(tmp_path), "--model", str(written.path), "--size", "48x24"]
+    assert main(common) == 0
+    said = capsys.readouterr().out
+    assert "image resized to 96x64" in said and "left out: 1 lines" in said and "1 frames at 48x24" in said
+    assert main([*common, "--strict"]) == 2 and "names frame 77" in capsys.readouterr().err
+
+
+def test_ranks_share_the_frames_of_second_views(drive, tiny_artifact, tmp_path, capsys):
+    pytest.importorskip("torch", reason="torchrun is torch's")
+    alone, together = tmp_path / "alone.csv", tmp_path / "together.csv"
+    common = ["eval", "nvs", "--data", str(drive), "--model", str(tiny_artifact), "--size", "64x24", "--samples", "8"]
+    common += ["--runtime", "torch"]
+    assert main([*common, "--csv", str(alone)]) == 0
+    said = capsys.readouterr().out.replace(str(alone), str(together))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "kyn_ros.cli"]
+    done = subprocess.run(
+        [*command, *common, "--csv", str(together)],
+        cwd=Path(evaluate_nvs.__file__).parents[1], env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == said and len(together.read_text().splitlines()) == 7
+    frames = [[line.split(",")[:2] for line in path.read_text().splitlines()] for path in (alone, together)]
+    assert frames[0] == frames[1]

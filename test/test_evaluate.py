@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +14,12 @@ import pytest
 import tiny_drive as tiny
 
 from kyn_models import cli, evaluate, evaluate_occupancy
-from kyn_models.baselines import BoxStreet, Prior, best_box_street, box_street_depth
+from kyn_models.baselines import BOX_STREETS, BoxStreet, Prior, best_answer, box_street_depth
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.data.kitti_odometry import KittiOdometry
 from kyn_models.data.kitti_raw import KittiRaw
 from kyn_models.data.lidar_occupancy import grid_shape
+from kyn_models.metrics import depth_scores
 from kyn_models.types import Float32Array, Intrinsics, Sample
 
 
@@ -35,8 +39,8 @@ class Oracle:
 
 
 def test_perfect_answer_has_no_error(drive: Kitti360) -> None:
-    samples = evaluate.kitti360_depth_samples(drive, (5, 6))
-    mean, nothing = evaluate.mean_depth(evaluate.evaluate_depth(Oracle(drive), samples))
+    samples = [evaluate.kitti360_depth_sample(drive, frame) for frame in (5, 6)]
+    mean, nothing = evaluate.mean_depth([evaluate.score_depth(Oracle(drive), sample) for sample in samples])
     assert mean.abs_rel == 0.0 and mean.capped == 0 and nothing == 0 and mean.pixels > 100
 
 
@@ -60,13 +64,17 @@ def test_pixels_outside_the_answers_image_are_left_out_and_counted(drive: Kitti3
             depth, k = super().depth(sample)
             return depth[:, 16:48], replace(k, width=32, cx=k.cx - 16)
 
-    truth = next(evaluate.kitti360_depth_samples(drive, [5]))
-    (row,) = evaluate.evaluate_depth(Narrow(drive), [truth])
+    truth = evaluate.kitti360_depth_sample(drive, 5)
+    row = evaluate.score_depth(Narrow(drive), truth, others=[BoxStreet(5.0)])
     assert truth.depth_m is not None
     left_out = np.isfinite(truth.depth_m)
     left_out[:, 16:48] = False
     assert row.outside == np.count_nonzero(left_out) > 0
     assert row.scores.abs_rel == 0 and row.scores.capped == 0
+    # Other answers are scored on the same pixels.
+    counted = truth.depth_m[:, 16:48]
+    street = BoxStreet(5.0).depth(truth)[0][:, 16:48]
+    assert row.others == (depth_scores(street, counted),) and row.others[0].pixels == row.scores.pixels
 
 
 def test_box_street_is_scored_on_the_pixels_of_the_model(drive: Kitti360, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,17 +87,11 @@ def test_box_street_is_scored_on_the_pixels_of_the_model(drive: Kitti360, capsys
     table = capsys.readouterr().out.splitlines()
     model, box = (line.split()[-4:] for line in table[2:4])
     assert model[0] == box[0] and model[2] == box[2] and int(model[0]) > 0 and int(model[2]) > 0
-    truth = evaluate.truth_within(next(evaluate.kitti360_depth_samples(drive, [5])), narrow)
-    assert truth.depth_m is not None
-    assert np.isnan(truth.depth_m[:, :16]).all() and np.isnan(truth.depth_m[:, 48:]).all()
-    assert np.isfinite(truth.depth_m[:, 16:48]).any()
-    with pytest.raises(ValueError, match="got no depth_m"):
-        evaluate.truth_within(drive[0], narrow)
 
 
 def test_depth_without_truth_is_refused(drive: Kitti360) -> None:
     with pytest.raises(ValueError, match="got no depth_m"):
-        evaluate.evaluate_depth(Oracle(drive), [drive[0]])
+        evaluate.score_depth(Oracle(drive), drive[0])
 
 
 def test_box_street_has_the_depth_of_planes(drive: Kitti360) -> None:
@@ -100,7 +102,10 @@ def test_box_street_has_the_depth_of_planes(drive: Kitti360) -> None:
     assert depth[12, 4] == pytest.approx(5.0 * 32 / 28, rel=1e-5)
     assert np.isinf(depth[12, 32])
     truth = replace(drive[0], depth_m=box_street_depth(drive.intrinsics(), drive.base_from_camera(), 7.5))
-    assert best_box_street([truth]) == BoxStreet(7.5)
+    row = evaluate.score_depth(Oracle(drive), truth, others=BOX_STREETS)
+    assert BOX_STREETS[best_answer([row.others])] == BoxStreet(7.5)
+    with pytest.raises(ValueError, match="no sample with depth truth"):
+        best_answer([])
 
 
 def test_prior_is_median_depth_and_mean_occupancy(tmp_path: Path) -> None:
@@ -208,6 +213,69 @@ def test_left_out_frames_are_counted_by_reason(drive: Kitti360, tmp_path: Path, 
     out = capsys.readouterr().out
     assert f"left out of {tiny.DRIVE}: 2 images without a pose, 2 frames that have no scan\n" in out
     assert "depth, 2 frames" in out
+
+
+@pytest.fixture
+def depth_arguments(drive: Kitti360, tmp_path: Path) -> list[str]:
+    """A prior on four lines of the drive and one of a drive that is not there."""
+    camera = Intrinsics(16, 16, 15.5, 5.5, 32, 12)
+    Prior(np.full((12, 32), 9.0, np.float32), np.zeros(grid_shape(), np.float32), camera, 1).save(tmp_path / "p.npz")
+    lines = [f"{tiny.DRIVE} {frame} l\n" for frame in (5, 7, 6, 8)] + ["2000_01_01_drive_0009_sync 1 l\n"]
+    (tmp_path / "split.txt").write_text("".join(lines))
+    return ["eval", "depth", "--data", str(drive.root), "--model", str(tmp_path / "p.npz"), "--split",
+            str(tmp_path / "split.txt")]  # fmt: skip
+
+
+def test_split_lines_that_cannot_be_scored_are_named_and_strict_refuses_them(
+    drive: Kitti360, depth_arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    drive.image_path(5).unlink()
+    drive.scan_path(7).unlink()
+    drive.scan_path(6).write_bytes(b"cut")
+    assert cli.main(depth_arguments) == 0
+    out = capsys.readouterr().out
+    assert "depth, 1 frames" in out and "left out: 3 lines whose files are missing" in out
+    assert f"left out: 1 frames that could not be read: {drive.scan_path(6)}: got 3 bytes" in out
+    for mended, sentence in (
+        (None, "line 1: names frame 5"),
+        ("".join(f"{tiny.DRIVE} {frame} l\n" for frame in (7, 6)), f"whose scan {drive.scan_path(7)} is missing"),
+        (f"{tiny.DRIVE} 6 l\n", "got 3 bytes"),
+    ):
+        if mended:
+            Path(depth_arguments[-1]).write_text(mended)
+        assert cli.main([*depth_arguments, "--strict"]) == 2
+        assert sentence in capsys.readouterr().err
+    # Nothing but a damaged frame.
+    assert cli.main(depth_arguments) == 2
+    assert "none of the 1 frames could be read" in capsys.readouterr().err
+
+
+def test_a_damaged_image_is_left_out_and_named(
+    drive: Kitti360, depth_arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    drive.image_path(7).write_bytes(b"no image")
+    assert cli.main([*depth_arguments[:-2], "--stop", "8"]) == 0
+    out = capsys.readouterr().out
+    assert "depth, 3 frames" in out and f"could not be read: {drive.image_path(7)}" in out
+
+
+def test_ranks_share_the_frames_of_depth_and_print_one_table(
+    drive: Kitti360, depth_arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="torchrun is torch's")
+    drive.scan_path(6).write_bytes(b"cut")
+    alone, shared = tmp_path / "alone.csv", tmp_path / "shared.csv"
+    assert cli.main([*depth_arguments, "--csv", str(alone)]) == 0
+    said = capsys.readouterr().out
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "kyn_ros.cli"]
+    done = subprocess.run(
+        [*command, *depth_arguments, "--csv", str(shared)],
+        cwd=Path(cli.__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert shared.read_text() == alone.read_text() and len(alone.read_text().splitlines()) == 4
+    assert done.stdout == said.replace(str(alone), str(shared)) and "left out: 1 frames" in said
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("kyn_models.cli.train", "train a model from a configuration file"),
     "gt-occupancy": ("kyn_models.cli.gt_occupancy", "occupancy truth from the lidar of KITTI-360, as files"),
     "prior": ("kyn_models.cli.prior", "what streets look like on average, for comparison in `kyn eval`"),
-    "eval": ("kyn_models.cli.eval", "published scores of a model: occupancy, depth, second views"),
+    "eval": (
+        "kyn_models.cli.eval",
+        "published scores of a model: occupancy, depth, second views (nvs)",
+    ),
     "bench": ("kyn_models.cli.bench", "time, memory and accuracy of every runtime on this machine"),
 }
 """Name to module and one line of help, in the order of ``kyn --help``."""

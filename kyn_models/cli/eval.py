@@ -1,5 +1,7 @@
 """``kyn eval occupancy|depth|nvs``: the published scores of a model, as a table and per frame as CSV.
 
+On KITTI-360, KITTI raw, KITTI odometry, RealEstate10K and synthetic streets, as far as each has what is scored.
+
 This module names the evaluations and holds what they share; each has a module with ``add_arguments(parser)`` and
 ``run(args) -> int``, as a subcommand's, which imports what is heavy inside ``run``.
 """
@@ -12,15 +14,18 @@ import importlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from kyn_models import evaluate
+import numpy as np
+
+from kyn_models import evaluate, ranks
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.baselines import Prior
-from kyn_models.data.kitti360 import Kitti360, open_split
+from kyn_models.data.kitti360 import Kitti360
 from kyn_models.predictor import Predictor
 from kyn_models.runtimes import NAMES
 from kyn_models.runtimes.queries import PRECISIONS, Precision
+from kyn_models.types import Intrinsics, Sample
 
 EVALUATIONS: dict[str, tuple[str, str]] = {
     "occupancy": ("kyn_models.cli.eval_occupancy", "which cells of a lidar slice are occupied (KITTI-360)"),
@@ -29,10 +34,23 @@ EVALUATIONS: dict[str, tuple[str, str]] = {
 }
 """Name to module and one line of help, in the order of ``kyn eval --help``."""
 Drives = list[tuple[Kitti360, tuple[int, ...]]]
+FOCAL_TOLERANCE = 0.05
+"""The focal lengths of KITTI raw's five dates, as shares of the image size, are within 1 % of each other; KITTI-360's
+is 32 % off."""
+Read = TypeVar("Read")
+Row = TypeVar("Row")
+
+
+class Samples(Protocol):
+    """A list of samples that are read when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
 
 
 class Model(evaluate.DensityModel, evaluate.DepthModel, Protocol):
-    """What both evaluations may ask."""
+    """What the evaluations of occupancy and depth may ask."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +98,7 @@ def check_common(args: argparse.Namespace) -> None:
     """Raise ``ValueError`` or ``OSError`` for what would otherwise be found out after hours."""
     if args.every < 1:
         raise ValueError(f"--every: got {args.every}, expected at least 1")
-    if args.csv:
+    if args.csv and ranks.first():
         check_writable(args.csv)
 
 
@@ -104,7 +122,7 @@ def load_model(path: Path, runtime: str, precision: Precision = "auto") -> tuple
 
 
 def chosen_drives(args: argparse.Namespace, suitable: Callable[[Kitti360], tuple[int, ...]], lack: str) -> Drives:
-    """Readers and chosen frames: all lines of a split, else those of one drive that are suitable.
+    """Reader and chosen frames of one drive, as far as they are suitable.
 
     lack: what the others are, for the line that says how many are left out.
     """
@@ -114,17 +132,76 @@ def chosen_drives(args: argparse.Namespace, suitable: Callable[[Kitti360], tuple
     def within(frames: Iterable[int]) -> tuple[int, ...]:
         return tuple(frame for frame in frames if first <= frame <= last)
 
-    if args.split:
-        chosen = [(drive, within(drive.frames)) for drive in open_split(args.data, args.split)]
-    else:
-        drive = Kitti360(args.data, args.drive, args.camera)
-        chosen = [(drive, within(suitable(drive)))]
-        left = len(within(drive.frames)) - len(chosen[0][1])
-        counts = ((len(within(drive.frames_without_pose)), "images without a pose"), (left, f"frames {lack}"))
-        said = [f"{count} {text}" for count, text in counts if count]
-        if said:
-            print(f"left out of {drive.drive}: {', '.join(said)}")
-    return [(drive, frames[:: args.every]) for drive, frames in chosen]
+    drive = Kitti360(args.data, args.drive, args.camera)
+    chosen = within(suitable(drive))
+    left = len(within(drive.frames)) - len(chosen)
+    counts = ((len(within(drive.frames_without_pose)), "images without a pose"), (left, f"frames {lack}"))
+    said = [f"{count} {text}" for count, text in counts if count]
+    if said and ranks.first():
+        print(f"left out of {drive.drive}: {', '.join(said)}")
+    return [(drive, chosen[:: args.every])]
+
+
+def scored(
+    count: int, read: Callable[[int], Read], score: Callable[[Read], list[Row]], strict: bool
+) -> tuple[list[Row], list[str]]:
+    """Rows of ``count`` frames in their order, and why frames could not be read; shared out under ``torchrun``.
+
+    read: everything of a frame from its files, by index; what it raises is an error where ``strict``. Every process
+    gets everything. Raises ``ValueError`` where no frame could be read.
+    """
+    results: list[tuple[list[Row], list[str]]] = []
+    mine = ranks.share(range(count))
+    for done, index in enumerate(mine, start=1):
+        try:
+            item = read(index)
+        except (ValueError, OSError) as error:
+            if strict:
+                raise
+            results.append(([], [str(error)]))
+        else:
+            results.append((score(item), []))
+        if ranks.first():
+            progress(done, len(mine), f"frame {index}")
+    everything = ranks.gather(results)
+    ranks.leave()
+    rows = [row for of_frame, _ in everything for row in of_frame]
+    damaged = [reason for _, reasons in everything for reason in reasons]
+    if damaged and not rows:
+        raise ValueError(f"{damaged[0]}, and none of the {count} frames could be read")
+    return rows, damaged
+
+
+def say_left_out(missing: Sequence[str], damaged: Sequence[str]) -> None:
+    """Print how many lines of a split lack files, and every frame that could not be read."""
+    if missing:
+        print(f"left out: {len(missing)} lines whose files are missing, the first: {missing[0]}")
+    if damaged:
+        print(f"left out: {len(damaged)} frames that could not be read: {'; '.join(damaged)}")
+
+
+def first_camera(samples: Samples) -> Intrinsics:
+    """Camera of the first sample that can be read. Raises as the reader does where none can."""
+    for index in range(len(samples)):
+        try:
+            return samples[index].observation.key.intrinsics
+        except (ValueError, OSError):
+            if index == len(samples) - 1:
+                raise
+    raise ValueError("got no frame, expected at least one")
+
+
+def same_kind(training: Intrinsics, camera: Intrinsics) -> bool:
+    """Whether images of ``camera``, resized, look to a network like those it was trained with."""
+    ratios = np.diag(training.normalised())[:2] / np.diag(camera.normalised())[:2]
+    return bool((np.abs(ratios - 1) < FOCAL_TOLERANCE).all())
+
+
+def torch_device() -> str:
+    """The GPU of this process where there is one, else "cpu". Imports torch."""
+    import torch
+
+    return ranks.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def progress(done: int, total: int, frame: str) -> None:

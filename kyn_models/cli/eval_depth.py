@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import argparse
-from typing import Protocol
 
-from kyn_models import evaluate
-from kyn_models.baselines import best_box_street
+from kyn_models import evaluate, ranks
+from kyn_models.baselines import BOX_STREETS, best_answer
 from kyn_models.cli import eval_depth_raw
 from kyn_models.cli.eval import (
     Drives,
     Model,
+    Samples,
     add_common_arguments,
     check_common,
     chosen_drives,
     load_model,
     numbers,
     print_table,
-    progress,
+    say_left_out,
+    scored,
     write_csv,
 )
+from kyn_models.data.kitti360 import open_split
 from kyn_models.data.kitti_odometry import KittiOdometry
 from kyn_models.data.kitti_raw import KittiRaw
 from kyn_models.metrics import DepthScores
@@ -28,17 +30,12 @@ from kyn_models.types import Sample
 LAYOUTS = ("kitti360", "kitti_raw", "kitti_odometry")
 
 
-class Frames(Protocol):
-    """A list of samples that are read when asked for."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(parser)
     parser.add_argument("--layout", choices=LAYOUTS, default="kitti360", help="data set of DIR (else kitti360)")
+    parser.add_argument(
+        "--strict", action="store_true", help="a frame whose files are missing or damaged is an error (else left out)"
+    )
     eval_depth_raw.add_arguments(parser)
 
 
@@ -55,21 +52,32 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _depth(args: argparse.Namespace, model: Model, name: str) -> None:
-    samples = _depth_frames(args)
-    order = range(len(samples))
-    shown = (lambda index: samples[(index + len(samples) // 2) % len(samples)]) if args.other_images else None
-    rows = evaluate.evaluate_depth(model, (samples[index] for index in order), len(samples), shown, progress)
-    # On the model's pixels: where its image shows less than the data set's, the two would be scored on other scenes.
-    box = best_box_street(evaluate.truth_within(samples[index], rows[index].camera) for index in order)
-    box_truth = (evaluate.truth_within(samples[index], rows[index].camera) for index in order)
-    box_rows = evaluate.evaluate_depth(box, box_truth)
+    samples, missing = _depth_frames(args)
+
+    def read(index: int) -> tuple[Sample, Sample | None]:
+        other = samples[(index + len(samples) // 2) % len(samples)] if args.other_images else None
+        return samples[index], other
+
+    rows, damaged = scored(
+        len(samples), read, lambda pair: [evaluate.score_depth(model, *pair, others=BOX_STREETS)], args.strict
+    )
+    if ranks.first():
+        _say(args, name, rows, missing, damaged)
+
+
+def _say(
+    args: argparse.Namespace, name: str, rows: list[evaluate.DepthRow], missing: list[str], damaged: list[str]
+) -> None:
+    best = best_answer(row.others for row in rows)
+    box_rows = [row._replace(scores=row.others[best]) for row in rows]
     outside = sum(row.outside for row in rows)
-    print(f"depth, {len(samples)} frames, 3 to 80 m, no crop, no scaling")
+    print(f"depth, {len(rows)} frames, 3 to 80 m, no crop, no scaling")
+    say_left_out(missing, damaged)
     columns = [*DepthScores._fields[:7], "pixels", "Inf/NaN", "outside", "NaN frames"]
     table = []
     for label, answer_rows in (
         (name + (", images of other frames" if args.other_images else ""), rows),
-        (f"box street in hindsight, walls at {box.half_width_m:g} m", box_rows),
+        (f"box street in hindsight, walls at {BOX_STREETS[best].half_width_m:g} m", box_rows),
     ):
         mean, nothing = evaluate.mean_depth(answer_rows)
         table.append((label, [*numbers(mean[:7]), *map(str, (mean.pixels, mean.capped, outside, nothing))]))
@@ -95,18 +103,45 @@ class _Kitti360Depth:
 
     def __getitem__(self, index: int) -> Sample:
         drive, frame = self._items[index]
-        return next(evaluate.kitti360_depth_samples(drive, [frame]))
+        return evaluate.kitti360_depth_sample(drive, frame)
 
 
-def _depth_frames(args: argparse.Namespace) -> Frames:
+def _depth_frames(args: argparse.Namespace) -> tuple[Samples, list[str]]:
+    """The chosen frames, and a sentence for every split line that is left out."""
     if args.layout == "kitti_raw":
-        return KittiRaw(args.data, args.drive)
+        return KittiRaw(args.data, args.drive), []
     if args.layout == "kitti_odometry":
-        return KittiOdometry(args.data, args.drive)
-    drives = chosen_drives(
-        args, lambda drive: tuple(frame for frame in drive.frames if drive.has_scan(frame)), "that have no scan"
-    )
+        return KittiOdometry(args.data, args.drive), []
+    missing: list[str] = []
+    if args.split:
+        drives, missing = _split_drives(args)
+    else:
+        drives = chosen_drives(
+            args, lambda drive: tuple(frame for frame in drive.frames if drive.has_scan(frame)), "that have no scan"
+        )
     frames = _Kitti360Depth(drives)
     if not len(frames):
-        raise ValueError(f"{args.data}: got no frame with image, pose and scan in the chosen range, expected one")
-    return frames
+        raise ValueError(
+            f"{args.data}: got no frame with image, pose and scan in the chosen range, expected one"
+            + (f"; {len(missing)} lines lack files, the first: {missing[0]}" if missing else "")
+        )
+    return frames, missing
+
+
+def _split_drives(args: argparse.Namespace) -> tuple[Drives, list[str]]:
+    """Readers and frames of a split's lines that are whole, and a sentence for every other one."""
+    drives: Drives = []
+    missing: list[str] = []
+    for drive in open_split(args.data, args.split, strict=args.strict):
+        first = -1 if args.start is None else args.start
+        within = [frame for frame in drive.frames if first <= frame and (args.stop is None or frame <= args.stop)]
+        lacking = [
+            f"{args.split}: names frame {frame} of {drive.drive}, whose scan {drive.scan_path(frame)} is missing"
+            for frame in within
+            if not drive.has_scan(frame)
+        ]
+        if lacking and args.strict:
+            raise FileNotFoundError(lacking[0])
+        missing += [*drive.missing, *lacking]
+        drives.append((drive, tuple(frame for frame in within if drive.has_scan(frame))[:: args.every]))
+    return drives, missing

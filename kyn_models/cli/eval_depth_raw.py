@@ -8,20 +8,28 @@ from pathlib import Path
 
 import numpy as np
 
-from kyn_models import published_depth
+from kyn_models import published_depth, ranks
 from kyn_models.artifact import Artifact
-from kyn_models.cli.eval import load_model, numbers, print_table, progress, write_csv
+from kyn_models.cli.eval import (
+    Samples,
+    first_camera,
+    load_model,
+    numbers,
+    print_table,
+    same_kind,
+    say_left_out,
+    scored,
+    torch_device,
+    write_csv,
+)
 from kyn_models.data.kitti_raw import KittiRaw
 from kyn_models.data.kitti_raw_split import KittiRawSplit
 from kyn_models.evaluate import DepthModel, mean_depth
 from kyn_models.metrics import DepthScores
-from kyn_models.published_depth import Crop, PublishedFrames, PublishedRow, Scaling
-from kyn_models.types import Float32Array, Intrinsics, Sample
+from kyn_models.published_depth import Crop, PublishedRow, Scaling
+from kyn_models.types import Float32Array, Sample
 
 SCALINGS: dict[str, tuple[Scaling, ...]] = {"both": ("none", "median"), "off": ("none",), "only": ("median",)}
-FOCAL_TOLERANCE = 0.05
-"""The focal lengths of KITTI raw's five dates, as shares of the image size, are within 1 % of each other; KITTI-360's
-is 32 % off."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,12 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="published: whole image resized, rays of the paper's evaluator, needs torch; runtime: what a robot gets, "
         "image warped to the training camera (else auto: published for models trained on such images)",
     )
-    group.add_argument("--strict", action="store_true", help="a split line whose files are missing is an error")
 
 
 def wanted(args: argparse.Namespace) -> bool:
     """Whether the arguments ask for this protocol. Raises ``ValueError`` for its options with another layout."""
-    options = {"--crop": args.crop, "--median-scaling": args.median_scaling, "--strict": args.strict}
+    options = {"--crop": args.crop, "--median-scaling": args.median_scaling}
     given = [name for name, value in options.items() if value] + (["--rays"] if args.rays != "auto" else [])
     if args.layout == "kitti_raw":
         return bool(args.split or given)
@@ -57,21 +64,42 @@ def wanted(args: argparse.Namespace) -> bool:
 def run(args: argparse.Namespace) -> int:
     """Print one row per scaling."""
     frames, missing = _frames(args)
-    model, name, whole = _model(args, frames[0].observation.key.intrinsics)
+    model, name, whole = _model(args, frames)
     crop: Crop = args.crop or "garg"
-    shown = (lambda index: frames[(index + len(frames) // 2) % len(frames)]) if args.other_images else None
     scalings = SCALINGS[args.median_scaling or "both"]
-    rows = published_depth.evaluate_published(model, frames, crop, scalings, whole, shown, progress)
+
+    def read(index: int) -> tuple[Sample, Float32Array, Sample | None]:
+        other = frames[(index + len(frames) // 2) % len(frames)] if args.other_images else None
+        return frames[index], frames.published_depth(index), other
+
+    def score(item: tuple[Sample, Float32Array, Sample | None]) -> list[PublishedRow]:
+        sample, truth, shown = item
+        return published_depth.published_rows(model, sample, truth, crop, scalings, whole, shown)
+
+    rows, damaged = scored(len(frames), read, score, args.strict)
+    if ranks.first():
+        _say(args, rows, crop, scalings, name, missing, damaged)
+    return 0
+
+
+def _say(
+    args: argparse.Namespace,
+    rows: Sequence[PublishedRow],
+    crop: Crop,
+    scalings: Sequence[Scaling],
+    name: str,
+    missing: Sequence[str],
+    damaged: Sequence[str],
+) -> None:
     source = args.split.name if args.split else args.data.name
-    print(f"depth, {len(frames)} frames of {source}, published KITTI raw protocol: truth from the frame's scan,")
+    frames = len(rows) // len(scalings)
+    print(f"depth, {frames} frames of {source}, published KITTI raw protocol: truth from the frame's scan,")
     print(f"{'Garg crop' if crop == 'garg' else 'no crop'}, below 80 m, predictions limited to 1 mm .. 80 m")
-    if missing:
-        print(f"left out: {len(missing)} lines whose files are missing, the first: {missing[0]}")
+    say_left_out(missing, damaged)
     _print(rows, scalings, name + (", images of other frames" if args.other_images else ""))
     if args.csv:
         header = ["frame", "scaling", "factor", *DepthScores._fields, "outside"]
         write_csv(args.csv, header, ([row.frame, row.scaling, row.factor, *row.scores, row.outside] for row in rows))
-    return 0
 
 
 def _print(rows: Sequence[PublishedRow], scalings: Sequence[Scaling], name: str) -> None:
@@ -91,26 +119,20 @@ def _print(rows: Sequence[PublishedRow], scalings: Sequence[Scaling], name: str)
     print("outside: pixels that the model's image does not show, left out; NaN frames: without a pixel of truth")
 
 
-def _model(args: argparse.Namespace, source: Intrinsics) -> tuple[DepthModel, str, bool]:
+def _model(args: argparse.Namespace, frames: Samples) -> tuple[DepthModel, str, bool]:
     """The model, how to call it, and whether its depth is of the whole image."""
     prior = args.model.suffix == ".npz"
     if prior and args.rays == "published":
         raise ValueError(f"--rays: got published for the prior {args.model}, expected runtime: it renders no rays")
     if not prior and args.rays != "runtime":
         artifact = Artifact.load(args.model)
-        if args.rays == "published" or same_kind(artifact.manifest.camera.source, source):
+        if args.rays == "published" or same_kind(artifact.manifest.camera.source, first_camera(frames)):
             from kyn_models.published_rays import PublishedRays
 
-            rays = PublishedRays(artifact)
+            rays = PublishedRays(artifact, torch_device())
             return rays, f"{artifact.name}, image resized to {rays.width}x{rays.height}, rays as published", True
     model, name = load_model(args.model, args.runtime, args.precision)
     return model, name if prior else f"{name}, image warped to the training camera", False
-
-
-def same_kind(training: Intrinsics, camera: Intrinsics) -> bool:
-    """Whether images of ``camera``, resized, look to a network like those it was trained with."""
-    ratios = np.diag(training.normalised())[:2] / np.diag(camera.normalised())[:2]
-    return bool((np.abs(ratios - 1) < FOCAL_TOLERANCE).all())
 
 
 class _Chosen:
@@ -129,7 +151,7 @@ class _Chosen:
         return self._frames.published_depth(self._indices[index])
 
 
-def _frames(args: argparse.Namespace) -> tuple[PublishedFrames, tuple[str, ...]]:
+def _frames(args: argparse.Namespace) -> tuple[_Chosen, tuple[str, ...]]:
     """The chosen frames, and a sentence for every split line that is left out."""
     frames: KittiRawSplit | KittiRaw
     if args.split:

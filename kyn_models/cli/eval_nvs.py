@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
-from kyn_models import evaluate_nvs
+from kyn_models import evaluate_nvs, ranks
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.cli import eval as shared
-from kyn_models.data.kitti360 import Kitti360
+from kyn_models.data.kitti360 import Kitti360, open_split
 from kyn_models.data.kitti_raw_split import KittiRawSplit
 from kyn_models.data.realestate10k import RealEstate10k
-from kyn_models.data.splits import read_split
 from kyn_models.predictor import Predictor
 from kyn_models.runtimes import NAMES
 from kyn_models.runtimes.queries import PRECISIONS
@@ -28,17 +26,11 @@ OPTIONS = {
 }
 """Published size and samples of each data set."""
 HELD_OUT_SEED = 910_000
+PUBLISHED_INPUT = ("kitti_raw", "realestate10k")
+"""Data sets of the published table: its models get the whole image, resized."""
 REALESTATE10K_OFFSET = 5
 """The frame to be synthesised is so many frames later, as in the authors' validation: their evaluator, given more than
 two frames a sample, takes the one so many frames earlier, which the published list's first frames do not have."""
-
-
-class Samples(Protocol):
-    """Samples that are read when asked for; the first view of each is the one to be synthesised."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +72,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--size", metavar="WxH", help="compare pictures of that size (else as published)")
     parser.add_argument("--samples", type=int, metavar="N", help="samples per ray (else as published)")
+    parser.add_argument(
+        "--input",
+        choices=("auto", "published", "warped"),
+        default="auto",
+        help="what the model gets. published: the whole image resized, needs torch; warped: what a robot gives it, "
+        "warped to the training camera (else auto: published on KITTI raw and RealEstate10K, for models trained on "
+        "images of such a camera)",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="a frame whose files are missing or damaged is an error (else left out)"
+    )
     parser.add_argument("--lpips", type=Path, metavar="FILE", help="learned weights of LPIPS 0.1, alex.pth or vgg.pth")
     parser.add_argument(
         "--lpips-backbone", type=Path, metavar="FILE", help="torchvision's AlexNet or VGG-16 weights for it"
@@ -94,19 +97,23 @@ def run(args: argparse.Namespace) -> int:
     options = options_of(args)
     samples, missing = samples_of(args)
     distance = _lpips(args)
-    artifact = Artifact.load(args.model)
-    predictor = Predictor(artifact, args.runtime, precision=args.precision)
-    name = f"{artifact.name} on {predictor.runtime_name} {predictor.precision}"
-    models: dict[str, evaluate_nvs.ViewModel] = {name: evaluate_nvs.PredictorViews(predictor)}
+    name, model = _model(args, samples)
+    models: dict[str, evaluate_nvs.ViewModel] = {name: model}
     if args.layout == "streets":
         models["true depth of the input"] = evaluate_nvs.TrueDepthViews()
     models["the input, not moved"] = evaluate_nvs.UnmovedViews()
     chosen = range(0, len(samples), args.every)
-    read: Iterator[Sample] = (samples[index] for index in chosen)
-    rows = evaluate_nvs.evaluate_nvs(models, read, options, distance, len(chosen), shared.progress)
-    print(f"novel views, {len(chosen)} frames at {options.width}x{options.height}, 5 % left out at each edge")
-    if missing:
-        print(f"left out: {len(missing)} lines whose files are missing, the first: {missing[0]}")
+    rows, damaged = shared.scored(
+        len(chosen),
+        lambda index: samples[chosen[index]],
+        lambda sample: evaluate_nvs.score_views(models, sample, options, distance),
+        args.strict,
+    )
+    if not ranks.first():
+        return 0
+    frames = len(rows) // len(models)
+    print(f"novel views, {frames} frames at {options.width}x{options.height}, 5 % left out at each edge")
+    shared.say_left_out(missing, damaged)
     table = []
     for answer in models:
         scores = evaluate_nvs.mean_nvs(rows, answer)
@@ -118,6 +125,21 @@ def run(args: argparse.Namespace) -> int:
         header = ["frame", "answer", *evaluate_nvs.NvsScores._fields]
         shared.write_csv(args.csv, header, ([row.frame, row.answer, *row.scores] for row in rows))
     return 0
+
+
+def _model(args: argparse.Namespace, samples: shared.Samples) -> tuple[str, evaluate_nvs.ViewModel]:
+    """How to call the model, and the model, given images as asked for."""
+    artifact = Artifact.load(args.model)
+    usual = args.input == "auto" and args.layout in PUBLISHED_INPUT
+    like = usual and shared.same_kind(artifact.manifest.camera.source, shared.first_camera(samples))
+    if args.input == "published" or like:
+        from kyn_models.published_rays import PublishedRays
+
+        rays = PublishedRays(artifact, shared.torch_device())
+        return f"{artifact.name}, image resized to {rays.width}x{rays.height}", rays
+    predictor = Predictor(artifact, args.runtime, precision=args.precision)
+    name = f"{artifact.name} on {predictor.runtime_name} {predictor.precision}, image warped to the training camera"
+    return name, evaluate_nvs.PredictorViews(predictor)
 
 
 def options_of(args: argparse.Namespace) -> evaluate_nvs.NvsOptions:
@@ -137,7 +159,7 @@ def options_of(args: argparse.Namespace) -> evaluate_nvs.NvsOptions:
     return options
 
 
-def samples_of(args: argparse.Namespace) -> tuple[Samples, tuple[str, ...]]:
+def samples_of(args: argparse.Namespace) -> tuple[shared.Samples, tuple[str, ...]]:
     """The frames of the chosen data set, each with the view to be synthesised; a sentence for every split line that is
     left out. Raises as the readers do."""
     if args.layout == "streets":
@@ -145,12 +167,12 @@ def samples_of(args: argparse.Namespace) -> tuple[Samples, tuple[str, ...]]:
     if args.data is None:
         raise ValueError(f"--data: got none, expected the folder of {args.layout}")
     if args.layout == "kitti360":
-        return _kitti360(args), ()
+        return _kitti360(args)
     found = _kitti_raw(args) if args.layout == "kitti_raw" else _realestate10k(args)
     return found, found.missing
 
 
-def _streets(args: argparse.Namespace) -> Samples:
+def _streets(args: argparse.Namespace) -> shared.Samples:
     from kyn_models.data.streets import Streets, StreetsOptions
 
     if args.frames < 1:
@@ -159,33 +181,36 @@ def _streets(args: argparse.Namespace) -> Samples:
     return Streets(StreetsOptions(args.frames, frames_per_street=1, first_seed=args.seed, views=(view,)))
 
 
-def _kitti360(args: argparse.Namespace) -> Samples:
-    def view(camera: str) -> tuple[tuple[str, int], ...]:
-        partner = "01" if camera == "00" else "00"
-        return ((partner, 0) if args.offset is None else (camera, args.offset),)
-
+def _kitti360(args: argparse.Namespace) -> tuple[shared.Samples, tuple[str, ...]]:
     if args.split is None:
-        return Kitti360(args.data, args.drive, args.camera, views=view(args.camera))
-    keys = dict.fromkeys((line.drive, line.camera) for line in read_split(args.split))
-    return Joined([Kitti360(args.data, d, c, split=args.split, views=view(c)) for d, c in keys])
+        partner = "01" if args.camera == "00" else "00"
+        view = (partner, 0) if args.offset is None else (args.camera, args.offset)
+        return Kitti360(args.data, args.drive, args.camera, views=(view,)), ()
+    left_view = ("01", 0) if args.offset is None else ("00", args.offset)
+    readers = open_split(args.data, args.split, views=(left_view,), strict=args.strict)
+    missing = tuple(sentence for reader in readers for sentence in reader.missing)
+    found = Joined(readers)
+    if not len(found):
+        raise FileNotFoundError(f"{missing[0]}, and none of the {len(missing)} lines is whole here")
+    return found, missing
 
 
 def _kitti_raw(args: argparse.Namespace) -> KittiRawSplit:
     if args.split is None:
         raise ValueError("--split: got none, expected a frame list of KITTI raw (published: Tulsiani's test_files.txt)")
     view = ("other", 0) if args.offset is None else ("same", args.offset)
-    return KittiRawSplit(args.data, args.split, args.poses, views=(view,), depth=False)
+    return KittiRawSplit(args.data, args.split, args.poses, views=(view,), depth=False, strict=args.strict)
 
 
 def _realestate10k(args: argparse.Namespace) -> RealEstate10k:
     offset = REALESTATE10K_OFFSET if args.offset is None else args.offset
-    return RealEstate10k(args.data, args.split, views=(offset,), dilations=(1, 1))
+    return RealEstate10k(args.data, args.split, views=(offset,), dilations=(1, 1), strict=args.strict)
 
 
 class Joined:
     """Several readers as one."""
 
-    def __init__(self, readers: Sequence[Samples]) -> None:
+    def __init__(self, readers: Sequence[shared.Samples]) -> None:
         self._places = [(reader, index) for reader in readers for index in range(len(reader))]
 
     def __len__(self) -> int:

@@ -7,3 +7,12 @@ FAMILIES: dict[str, tuple[str, str, str]] = {
     "kyn": ("kyn_models.models.kyn", "KynConfig", "Kyn"),
 }
 """Key of a family to its module and the names of its configuration and model classes there."""
+ATTENDING_FAMILIES = frozenset({"kyn"})
+"""Those whose density at a point depends on the other points asked for."""
+POINTS_PER_CALL = 100_000
+"""So many points of such a family look at each other in the authors' renderer, in the order in which they come."""
+
+
+def published_points_per_call(family: str) -> int | None:
+    """How many points look at each other in the authors' renderer; None for a family whose points do not."""
+    return POINTS_PER_CALL if family in ATTENDING_FAMILIES else None
