@@ -79,8 +79,8 @@ def join() -> None:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     store, rank, world = next(iter(rendezvous("env://", timeout=PATIENCE)))
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
-        # torchrun keeps its store when it starts processes again (pytorch issue 135712): without a name of its own a
-        # new attempt reads addresses of dead processes there. Machines count attempts differently, so only for one.
+        # torchrun keeps its store when it starts processes again: without a name of its own a new attempt reads
+        # addresses of dead processes there. Machines count attempts differently, so only for one.
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
 

@@ -93,7 +93,9 @@ class ResnetEncoder(nn.Module):
     def __init__(self, layers: int) -> None:
         super().__init__()
         if layers not in LAYERS:
-            raise ValueError(f"encoder: got resnet{layers}, expected one of resnet18, resnet34, resnet50")
+            raise ValueError(
+                f"model.encoder: got resnet{layers}, expected one of resnet18, resnet34, resnet50, efficientnet_lite0"
+            )
         self.layers = layers
         self.encoder = ResNet(layers)
         self.channels = self.encoder.channels

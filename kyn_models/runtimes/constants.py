@@ -7,10 +7,10 @@ not plain torch starts from here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,21 @@ from kyn_models.types import Float32Array
 
 EXPORT_AGAIN = "`kyn export` writes a new one"
 ARRAYS = ("w_code", "bias", "w_out", "b_out", "freqs", "k_norm", "z_near", "z_far")
+
+
+Constants = TypeVar("Constants")
+
+
+def read_decoder(path: Path, names: Sequence[str], make: Callable[[Mapping[str, np.ndarray]], Constants]) -> Constants:
+    """What ``make`` builds of the arrays ``names`` of a ``decoder.npz``.
+
+    Raises ``FileNotFoundError``, or ``ValueError`` naming a damaged file, a missing array or one of wrong size.
+    """
+    arrays = read_npz(path, names, EXPORT_AGAIN)
+    try:
+        return make(arrays)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: got arrays that are not a decoder's ({error}); {EXPORT_AGAIN}") from error
 
 
 @dataclass(frozen=True)
@@ -72,11 +87,7 @@ class DecoderConstants(PointCode):
     @classmethod
     def load(cls, path: Path) -> DecoderConstants:
         """Read ``decoder.npz``. Raises ``ValueError`` naming a damaged file, a missing array or one of wrong size."""
-        arrays = read_npz(path, ARRAYS, EXPORT_AGAIN)
-        try:
-            return cls.from_arrays(arrays)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: got arrays that are not a decoder's ({error}); {EXPORT_AGAIN}") from error
+        return read_decoder(path, ARRAYS, cls.from_arrays)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> DecoderConstants:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kyn_models.npz import read_npz
-from kyn_models.runtimes.constants import EXPORT_AGAIN, PointCode, code_arrays
+from kyn_models.runtimes.constants import PointCode, code_arrays, read_decoder
 from kyn_models.types import Float32Array
 
 NEAREST_M = 1e-3
@@ -56,11 +55,7 @@ class KynConstants:
     @classmethod
     def load(cls, path: Path) -> KynConstants:
         """Read ``decoder.npz``. Raises ``ValueError`` naming a damaged file, a missing array or one of wrong size."""
-        arrays = read_npz(path, ARRAYS, EXPORT_AGAIN)
-        try:
-            return cls.from_arrays(arrays)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: got arrays that are not a decoder's ({error}); {EXPORT_AGAIN}") from error
+        return read_decoder(path, ARRAYS, cls.from_arrays)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> KynConstants:

@@ -38,9 +38,6 @@ def enqueue(stream: int, work) -> None:
 class ILogger:
     Severity = enum.IntEnum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"], start=0)
 
-    def log(self, severity, message) -> None:
-        raise NotImplementedError
-
 
 class MemoryPoolType(enum.IntEnum):
     WORKSPACE = 0
