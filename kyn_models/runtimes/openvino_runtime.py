@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +18,31 @@ CAPABILITIES = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}
 CPU_INFO = Path("/proc/cpuinfo")
 
 
+@cache
+def core() -> openvino.Core:
+    """The one of this process, kept to its end.
+
+    OpenVINO 2026.4's CPU plugin gives the thread that creates it a stack for signals and unmaps that stack with itself.
+    A plugin freed in another thread leaves the first one without: the next SIGTERM there is a segmentation fault.
+    """
+    return openvino.Core()
+
+
 def load(artifact: Artifact, options: LoadOptions) -> EncoderAndDecoder:
     """Compile the encoder for the device ("cpu").
 
     Raises ``RuntimeError`` or ``ValueError`` if the graph cannot be read or the CPU lacks the precision asked for.
     """
-    core = openvino.Core()
     device = options.device.upper()
     precision = options.precision if options.precision != "auto" else fastest_precision()
-    able = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+    able = core().get_property(device, "OPTIMIZATION_CAPABILITIES")
     if CAPABILITIES[precision] not in able:
         known = [name for name, capability in CAPABILITIES.items() if capability in able]
         raise ValueError(f"precision: got {precision}, which this CPU lacks, expected {' or '.join(known)}")
     hints = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
     path = encoder_path(artifact)
     try:
-        compiled = core.compile_model(path, device, hints)
+        compiled = core().compile_model(path, device, hints)
     except RuntimeError as error:
         raise RuntimeError(f"{artifact.path}: cannot compile the encoder ({_cause(error)})") from error
     request = compiled.create_infer_request()

@@ -130,8 +130,10 @@ def test_torch_on_a_gpu_is_plain(tiny_kyn: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_half_precision_is_near(tiny_kyn: Path, observation: Observation) -> None:
     """bfloat16 or float16 where the CPU has them, of the image network alone."""
-    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
-    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    from kyn_models.runtimes.openvino_runtime import core
+
+    able = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     halves = [name for name, key in (("float16", "FP16"), ("bfloat16", "BF16")) if key in able]
     exact = predictor(tiny_kyn).predict(observation)
     for precision in halves:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from kyn_models.artifact import ENCODER, SELFTEST, Artifact, default_artifact, w
 from kyn_models.export import SKY_SHARE
 from kyn_models.runtimes.queries import LoadOptions, NoDevice, PointQuery, RayQuery
 from kyn_models.runtimes.torch_runtime import PlainTorch
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -97,12 +101,12 @@ def test_an_answer_does_not_depend_on_the_image_before(tiny_artifact: Path, ques
 def test_half_precision_of_convolutions_stays_near_float32(
     precision: str, tiny_artifact: Path, questions: tuple[np.ndarray, dict]
 ) -> None:
-    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
-    from kyn_models.runtimes.openvino_runtime import CAPABILITIES
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    from kyn_models.runtimes.openvino_runtime import CAPABILITIES, core
 
     image, queries = questions
     artifact, options = Artifact.load(tiny_artifact), LoadOptions(precision=precision)
-    if CAPABILITIES[precision] not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if CAPABILITIES[precision] not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         with pytest.raises(runtimes.RuntimeFailed, match=f"got {precision}, which this CPU lacks, expected float32"):
             runtimes.choose("openvino", artifact, silent, options)
         return
@@ -131,6 +135,24 @@ def test_half_precision_is_the_default_where_it_is_faster(flags: str, precision:
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\nbugs : amx_tile\n")
     assert fastest_precision(tmp_path / "cpuinfo") == precision
     assert fastest_precision(tmp_path / "none") == "float32"
+
+
+def test_signals_reach_a_process_whose_model_was_freed_in_another_thread(tiny_artifact: Path) -> None:
+    """As a node frees it whose model changes beside the thread that began; OpenVINO took the signals' stack along."""
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    program = f"""
+import gc, os, signal, threading
+from kyn_models import runtimes
+from kyn_models.artifact import Artifact
+loaded = [runtimes.choose("openvino", Artifact.load({str(tiny_artifact)!r}), print)]
+thread = threading.Thread(target=lambda: (loaded.clear(), gc.collect()))
+thread.start()
+thread.join()
+signal.signal(signal.SIGTERM, lambda *_: print("asked to end"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert (found.returncode, found.stdout) == (0, "asked to end\n"), found.stderr
 
 
 def test_a_precision_that_a_runtime_lacks_is_one_sentence(tiny_artifact: Path) -> None:
