@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+LAST, BEST = "last.pt", "best.pt"
+"""Checkpoints in the folder of a training."""
+
 
 def part_of(images: int, part: int, parts: int) -> slice:
     """Which of the ``images`` of a step belong to one of ``parts`` equal parts.
@@ -14,8 +17,8 @@ def part_of(images: int, part: int, parts: int) -> slice:
     """
     if images % parts:
         raise ValueError(
-            f"loss.images: got {images} images per step for {parts} parts (processes times loop.accumulate), expected "
-            "a multiple of that"
+            f"images of a step: got {images} for {parts} parts (processes times loop.accumulate), expected a multiple "
+            "of that"
         )
     each = images // parts
     return slice(part * each, (part + 1) * each)

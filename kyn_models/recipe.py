@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,12 +28,12 @@ from kyn_models.data.street_cache import CacheConfig, StreetCache
 from kyn_models.export import export
 from kyn_models.field_training import FieldLossConfig, field_loss, make_batch, validate
 from kyn_models.frame_validation import validate_frames
-from kyn_models.loop import NOT_COMPARED, LoopConfig, part_of
+from kyn_models.loop import BEST, NOT_COMPARED, LoopConfig, part_of
 from kyn_models.models.loading import fill, make_config, make_model, weights_file
 from kyn_models.origin import STREETS, licences_of, source_of, start_of
 from kyn_models.starting import start_from_artifact, start_from_imagenet, start_with_density, start_with_language
-from kyn_models.train import BEST, Batches, Loss, Trainer
-from kyn_models.view_synthesis import ViewLossConfig, frames_batch, view_loss
+from kyn_models.train import Batches, Loss, Trainer
+from kyn_models.view_synthesis import ViewLossConfig, divide_views, frames_batch, view_loss
 
 Validate = Callable[[nn.Module], tuple[float, dict[str, float]]]
 
@@ -88,7 +89,11 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Task:
-    """What the loop asks for. camera: the one that the artifact is for; source: of the data, for its licence."""
+    """What the loop asks for. camera: the one that the artifact is for; source: of the data, for its licence.
+
+    prepare: renders and stores what ``batches`` and ``validate`` read, for minutes, with a progress bar; all processes
+    call it together. Where it was not called, the first use does the same.
+    """
 
     loss: Loss
     batches: Batches
@@ -96,60 +101,73 @@ class Task:
     validate: Validate
     camera: TrainingCamera
     source: str
+    prepare: Callable[[], object]
 
 
 def make_task(config: TrainConfig, folder: Path) -> Task:
     """Data, loss and validation of a configuration. folder: where rendered streets and stored views are kept.
 
-    The first of several processes makes what is stored, the others wait for it.
+    The first of several processes makes what is stored, the others wait for it. Raises ``ValueError`` or
+    ``FileNotFoundError`` for frames that are not there or too few views of them, before anything is made.
     """
     if config.data is None:
         return _geometry(config, folder)
     frames = Frames(config.data)
-    size, seed = config.data.size, config.loop.seed
-    items: ViewItems = LiveViews(frames)
-    if config.data.cache:
-        settings = configuration.to_mapping(config.data)
-        items = _stored(
-            folder / "views", frames, lambda show: frame_cache.build(folder / "views", frames, size, settings, show)
-        )
+    seed = config.loop.seed
+    divide_views(frames.view_count(), config.view_loss, np.random.default_rng(seed))
+    validate, prepare_validation = _frame_validation(config, folder)
+    items = cache(lambda: _view_items(frames, folder))
 
     def batches(step: int, part: int, parts: int) -> Mapping[str, torch.Tensor]:
-        return frames_batch(items, config.view_loss, seed, step, part_of(config.view_loss.images, part, parts))
+        return frames_batch(items(), config.view_loss, seed, step, part_of(config.view_loss.images, part, parts))
 
     return Task(
         lambda model, batch, step: view_loss(model, batch, config.view_loss),
         batches,
         frames.name,
-        _frame_validation(config, folder),
-        training_camera(frames, size),
+        validate,
+        training_camera(frames, config.data.size),
         source_of(config.data.layout),
+        lambda: (prepare_validation(), items()),
     )
 
 
-def _frame_validation(config: TrainConfig, folder: Path) -> Validate:
+def _view_items(frames: Frames, folder: Path) -> ViewItems:
+    """The items as training reads them: stored in ``folder`` if the configuration says so, else read anew."""
+    config, path = frames.config, folder / "views"
+    if not config.cache:
+        return LiveViews(frames)
+    settings = configuration.to_mapping(config)
+    return _stored(path, frames, lambda show: frame_cache.build(path, frames, config.size, settings, show))
+
+
+def _frame_validation(config: TrainConfig, folder: Path) -> tuple[Validate, Callable[[], object]]:
+    """How a model is validated, and what prepares that."""
     if config.held_out is None:
         assert config.data is not None
-        cache, size = _street_cache(folder / "validation", config.validation), config.data.size
-        return lambda model: validate(model, cache, size=size)
+        streets = cache(lambda: _street_cache(folder / "validation", config.validation))
+        size = config.data.size
+        return (lambda model: validate(model, streets(), size=size)), streets
     frames = Frames(config.held_out)
-    return lambda model: validate_frames(model, frames, config.view_loss)
+    divide_views(frames.view_count(), config.view_loss, np.random.default_rng(0))
+    return (lambda model: validate_frames(model, frames, config.view_loss)), lambda: None
 
 
 def _geometry(config: TrainConfig, folder: Path) -> Task:
-    validation = _street_cache(folder / "validation", config.validation)
-    training = _street_cache(folder / "training", config.streets)
+    validation = cache(lambda: _street_cache(folder / "validation", config.validation))
+    training = cache(lambda: _street_cache(folder / "training", config.streets))
 
     def batches(step: int, part: int, parts: int) -> Mapping[str, torch.Tensor]:
-        return make_batch(training, config.loss, config.loop.seed, step, part_of(config.loss.images, part, parts))
+        return make_batch(training(), config.loss, config.loop.seed, step, part_of(config.loss.images, part, parts))
 
     return Task(
         lambda model, batch, step: field_loss(model, batch, config.loss),
         batches,
         lambda item: f"street {config.streets.first_seed + item // 2 // config.streets.per_street}",
-        lambda model: validate(model, validation),
+        lambda model: validate(model, validation()),
         TrainingCamera(),
         STREETS,
+        lambda: (validation(), training()),
     )
 
 
@@ -179,7 +197,12 @@ def training_camera(frames: Frames, size: tuple[int, int]) -> TrainingCamera:
 
 
 def make_trainer(config: TrainConfig, task: Task, out: Path, device: str = "cpu") -> Trainer:
-    """The trainer of a configuration, at step 0."""
+    """The trainer of a configuration, at step 0.
+
+    Raises ``ValueError`` for a model that cannot be made or images that do not divide among processes and parts.
+    """
+    images = config.loss.images if config.data is None else config.view_loss.images
+    part_of(images, 0, ranks.here()[1] * config.loop.accumulate)
     torch.manual_seed(config.loop.seed)
     model: Any = make_model(config.family, config.model, "model")
     if ranks.first():  # the others receive its weights

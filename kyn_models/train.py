@@ -22,14 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from kyn_models import ranks
-from kyn_models.loop import LoopConfig
+from kyn_models.loop import BEST, LAST, LoopConfig
 from kyn_models.prefetch import Prefetch
 from kyn_models.training_log import Curves, Pace
 
 log = logging.getLogger(__name__)
 
 Batch = Mapping[str, Tensor]
-LAST, BEST = "last.pt", "best.pt"
 SAVED = ("model", "averaged", "optimiser", "step", "best", "settings")
 """Keys of a checkpoint."""
 NAMED_AT_MOST = 8

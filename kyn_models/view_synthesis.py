@@ -58,11 +58,13 @@ class ViewLossConfig:
 
     def __post_init__(self) -> None:
         if self.rays < self.patch**2 or self.rays % self.patch**2:
-            raise ValueError(f"loss.rays: got {self.rays}, expected a multiple of {self.patch}x{self.patch} pixels")
+            raise ValueError(
+                f"view_loss.rays: got {self.rays}, expected a multiple of {self.patch}x{self.patch} pixels"
+            )
         if min(self.images, self.samples - 1, self.views_rendered) < 1 or self.patch < 3:
             raise ValueError(
-                f"loss: got images {self.images}, samples {self.samples}, views_rendered {self.views_rendered}, patch "
-                f"{self.patch}, expected at least 1, 2, 1 and 3"
+                f"view_loss: got images {self.images}, samples {self.samples}, views_rendered {self.views_rendered}, "
+                f"patch {self.patch}, expected at least 1, 2, 1 and 3"
             )
 
 
@@ -114,7 +116,7 @@ def divide_views(count: int, config: ViewLossConfig, rng: np.random.Generator) -
         mode
     ]
     if count < least:
-        raise ValueError(f"loss.sample_mode {mode}: got items with {count} views, expected at least {least}")
+        raise ValueError(f"view_loss.sample_mode {mode}: got items with {count} views, expected at least {least}")
     if mode == "default":
         rendered = sorted(int(view) for view in order[: config.views_rendered])
         return [view for view in range(count) if view not in rendered], rendered
@@ -126,7 +128,9 @@ def divide_views(count: int, config: ViewLossConfig, rng: np.random.Generator) -
         return explained, [view for view in range(count) if view not in explained]
     cameras = 4 if mode == "kitti360-mono" else 2
     if count % cameras:
-        raise ValueError(f"loss.sample_mode {mode}: got items with {count} views, expected a multiple of {cameras}")
+        raise ValueError(
+            f"view_loss.sample_mode {mode}: got items with {count} views, expected a multiple of {cameras}"
+        )
     steps, begin = count // cameras, int(order[0] >= count // 2)
     if mode == "stereo":
         explained = list(range(begin * steps, (begin + 1) * steps))

@@ -14,8 +14,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 
 from kyn_models import losses
-from kyn_models.loop import LoopConfig, part_of
-from kyn_models.train import LAST, Trainer
+from kyn_models.loop import LAST, LoopConfig, part_of
+from kyn_models.train import Trainer
 
 LOOP = LoopConfig(steps=12, learning_rate=0.05, warmup=2, average=0.9, validate_every=4, encoder_prefix="0.")
 
@@ -108,7 +108,7 @@ def test_accumulation_equals_the_whole_batch(tmp_path):
 
 def test_a_batch_that_cannot_be_divided_is_named():
     assert [part_of(6, part, 3) for part in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
-    with pytest.raises(ValueError, match=r"got 6 images per step for 4 parts.*multiple"):
+    with pytest.raises(ValueError, match=r"images of a step: got 6 for 4 parts.*multiple"):
         part_of(6, 0, 4)
 
 

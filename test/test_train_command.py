@@ -24,10 +24,10 @@ from kyn_models import config as configuration
 from kyn_models.artifact import ENCODER, Artifact
 from kyn_models.cli import main
 from kyn_models.field_training import condition
-from kyn_models.loop import LoopConfig, part_of
+from kyn_models.loop import LAST, LoopConfig, part_of
 from kyn_models.models.bts import Bts
 from kyn_models.models.loading import load_model
-from kyn_models.train import LAST, Trainer
+from kyn_models.train import Trainer
 from kyn_models.view_synthesis import ViewLossConfig, frames_batch, view_loss
 
 
@@ -67,28 +67,54 @@ def test_a_file_becomes_an_artifact_also_after_a_pause(drive: Path, tmp_path: Pa
     assert torch.isfinite(field(torch.tensor([[[0.0, 0.0, 10.0]]]))).all()
 
 
-def test_sigterm_ends_with_the_running_step_saved(drive: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    step = Trainer.step
-
-    def asked_on_the_way(self, parts):
-        if self.state.step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, parts)
-
-    monkeypatch.setattr(Trainer, "step", asked_on_the_way)
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_with_the_running_step_saved(number, drive: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    asked(monkeypatch, {1: 1}, number)
+    before = signal.getsignal(number)
     recipe = recipe_file(tmp_path / "recipe.yaml", drive, loop={"steps": 30, "checkpoint_minutes": 60})
     assert main(["train", str(recipe), str(tmp_path / "out")]) == 3
     assert "not finished: the same command goes on from step 3" in capsys.readouterr().out
     assert torch.load(tmp_path / "out" / LAST, weights_only=True)["step"] == 3
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
 
 
-def test_sigterm_before_the_first_step_is_a_sentence(drive: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+def test_a_second_signal_ends_at_once(drive: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    recipe = recipe_file(tmp_path / "recipe.yaml", drive, loop={"steps": 30, "checkpoint_minutes": 60})
+    assert main(["train", str(recipe), str(tmp_path / "out"), "--minutes", "0"]) == 3
+    asked(monkeypatch, {4: 2}, signal.SIGINT)
+    assert main(["train", str(recipe), str(tmp_path / "out")]) == 130
+    assert f"stopped: the same command goes on from {tmp_path / 'out' / LAST}" in capsys.readouterr().out
+    assert torch.load(tmp_path / "out" / LAST, weights_only=True)["step"] == 1
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, times: dict[int, int], number: signal.Signals) -> None:
+    """The training receives a signal so many times in a step."""
+    step = Trainer.step
+
+    def asked_on_the_way(self, parts):
+        for _ in range(times.get(self.state.step, 0)):
+            os.kill(os.getpid(), number)
+        return step(self, parts)
+
+    monkeypatch.setattr(Trainer, "step", asked_on_the_way)
+
+
+def test_a_signal_before_the_first_step_is_a_sentence(drive: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(Trainer, "resume", lambda self: os.kill(os.getpid(), signal.SIGTERM))
     recipe = recipe_file(tmp_path / "recipe.yaml", drive)
     assert main(["train", str(recipe), str(tmp_path / "out")]) == 130
-    assert "stopped: the same command goes on from the last checkpoint" in capsys.readouterr().out
+    assert "stopped: the same command begins with the first step" in capsys.readouterr().out
+
+
+def test_other_settings_than_the_checkpoints_are_said_before_anything_is_stored(
+    drive: Path, tmp_path: Path, capsys
+) -> None:
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    assert main(["train", str(recipe_file(recipe, drive)), str(out), "--minutes", "0"]) == 3
+    recipe_file(recipe, drive, data={"cache": True})
+    assert main(["train", str(recipe), str(out)]) == 2
+    assert "was written with other settings (data differ)" in capsys.readouterr().err
+    assert not (out / "streets").exists()
 
 
 @pytest.mark.parametrize(
@@ -102,16 +128,19 @@ def test_sigterm_before_the_first_step_is_a_sentence(drive: Path, tmp_path: Path
         ({"model": {"depth": 3}}, "unknown key depth, expected one of encoder"),
         ({"family": "nerf"}, "family: got 'nerf', expected one of"),
         ({"view_loss": {"sample_mode": "kitti360-mono"}}, "sample_mode kitti360-mono: got items with 4 views"),
-        ({"loop": {"accumulate": 3}}, "loss.images: got 4 images per step for 3 parts"),
+        ({"loop": {"accumulate": 3}}, "images of a step: got 4 for 3 parts"),
         ({"loop": {"schedule": "linear"}}, "loop.schedule: got 'linear', expected one of 'cosine', 'step'"),
+        ({"model": {"encoder": "resnet19"}}, "model.encoder: got resnet19, expected one of resnet18"),
         ({"start_from": "no_artifact"}, "no_artifact: no such folder, expected a model artifact"),
     ],
 )
 def test_what_cannot_be_right_is_one_sentence(drive: Path, tmp_path: Path, capsys, changes, said) -> None:
+    changes = {**changes, "data": {"cache": True, **changes.get("data", {})}}
     recipe = recipe_file(tmp_path / "recipe.yaml", drive, **changes)
     assert main(["train", str(recipe), str(tmp_path / "out")]) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kyn train: ")]
     assert len(error) == 1 and said in error[0]
+    assert not (tmp_path / "out" / "streets").exists(), "something was rendered before"
 
 
 def test_an_image_that_cannot_be_read_stops_by_name(tmp_path: Path, capsys) -> None:

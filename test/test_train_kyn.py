@@ -17,10 +17,10 @@ from training_job import LOOP, job_config
 
 from kyn_models import config as configuration
 from kyn_models.artifact import Artifact
+from kyn_models.loop import BEST
 from kyn_models.models.kyn_official import LSEG, TEXT_FEATURES
 from kyn_models.models.loading import load_model
 from kyn_models.recipe import TrainConfig, make_task, make_trainer, write_best
-from kyn_models.train import BEST
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 from tiny_drive import write_drive
 from training_job import DIES_AT, LOOP, job_trainer
 
-from kyn_models.train import LAST
+from kyn_models.loop import LAST
 
 TEST = Path(__file__).parent
 

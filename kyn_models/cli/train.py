@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 from kyn_models import config as configuration
 from kyn_models import ranks
 from kyn_models.cli import interrupt
+from kyn_models.loop import LAST
 
 if TYPE_CHECKING:
     from kyn_models.recipe import TrainConfig
 
 PAUSED = 3
 """Exit code of a training that is not finished and was not disturbed."""
+
+ENDING = (signal.SIGINT, signal.SIGTERM)
 
 ABOUT = """
 examples:
@@ -29,9 +32,10 @@ The same command goes on where it stopped, bit for bit. Processes of torchrun sh
 configuration says how many images it has in all), so that their number changes speed and not the result; where one
 dies, torchrun starts all again and they go on from the last checkpoint.
 
-Exit codes: 0 all steps are done and the artifact is written; 3 paused, for --minutes are over or SIGTERM came: last.pt
-holds the step that was running, the same command goes on; 2 and 130 as for all commands. Under torchrun a pause
-is 0, as it takes any other code for a process that died: there, artifact/ tells whether all is done.
+Exit codes: 0 all steps are done and the artifact is written; 3 paused, for --minutes are over, or SIGTERM or Ctrl-C
+came: last.pt holds the step that was running, the same command goes on; 2 as for all commands; 130 stopped at once, by
+a second Ctrl-C or before the first step. Under torchrun a pause is 0, as it takes any other code for a process that
+died: there, artifact/ tells whether all is done.
 
 OUT holds last.pt and best.pt (checkpoints), curves/ (for TensorBoard), what is rendered or stored once, and in the
 end artifact/: the best model, for `kyn eval`, `kyn image` and the nodes.
@@ -65,14 +69,16 @@ def run(args: argparse.Namespace) -> int:
     torch.set_flush_denormal(True)
     logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger("kyn_models").setLevel(logging.INFO if ranks.first() else logging.ERROR)
-    handler = signal.signal(signal.SIGTERM, interrupt)
+    handlers = {number: signal.signal(number, interrupt) for number in ENDING}
     try:
         return _train(config, args)
     except KeyboardInterrupt:
-        _say("stopped: the same command goes on from the last checkpoint and with what is stored")
+        begins = f"goes on from {args.out / LAST}" if (args.out / LAST).is_file() else "begins with the first step"
+        _say(f"stopped: the same command {begins}; what was rendered and stored until now is used again")
         raise
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         ranks.leave()
 
 
@@ -83,9 +89,19 @@ def _train(config: TrainConfig, args: argparse.Namespace) -> int:
     trainer = recipe.make_trainer(config, task, args.out, args.device)
     if trainer.resume():
         _say(f"going on from step {trainer.state.step}")
-    signal.signal(signal.SIGTERM, lambda *_: trainer.ask_to_stop())
+    task.prepare()
+
+    def ask(number: int, frame: object) -> None:
+        _say("asked to stop: this step is saved first (again: at once, without it)")
+        trainer.ask_to_stop()
+        for ending in ENDING:
+            signal.signal(ending, interrupt)
+
+    for ending in ENDING:
+        signal.signal(ending, ask)
     finished = trainer.run()
-    signal.signal(signal.SIGTERM, interrupt)
+    for ending in ENDING:
+        signal.signal(ending, interrupt)
     if not finished:
         _say(f"not finished: the same command goes on from step {trainer.state.step}")
         # torchrun takes any other code for a process that died, and starts again.

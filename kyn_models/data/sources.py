@@ -89,6 +89,10 @@ class Frames:
         sources = [self._layout.intrinsics(item.drive, camera) for camera, _ in self._shots(item, dilation)]
         return views._replace(k_norm=np.stack([source.normalised() for source in sources]).astype(np.float32))
 
+    def view_count(self) -> int:
+        """Views of every item, the key frame included; reads no image."""
+        return 1 + len(self._streets.options.views) if self._streets is not None else len(self._shots(*self._item(0)))
+
     def source(self, index: int) -> Intrinsics:
         """Camera of an item's key frame before its image was made small: what ``k_norm`` is taken from."""
         if self._streets is not None:

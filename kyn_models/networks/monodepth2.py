@@ -6,8 +6,10 @@ from torch import Tensor, cat, nn
 from torch.nn import functional
 
 from kyn_models.networks.efficientnet_lite import EfficientNetLite0Encoder
-from kyn_models.networks.resnet import ResnetEncoder
+from kyn_models.networks.resnet import LAYERS, ResnetEncoder
 
+ENCODERS = (*(f"resnet{layers}" for layers in LAYERS), "efficientnet_lite0")
+"""Image trunks by name."""
 SCALES = 4
 """Scales for which the official checkpoints hold an output convolution."""
 
@@ -75,12 +77,10 @@ class Decoder(nn.Module):
 
 
 def make_encoder(name: str) -> ResnetEncoder | EfficientNetLite0Encoder:
-    """``resnet18``, ``resnet34``, ``resnet50`` or ``efficientnet_lite0``. Raises ``ValueError`` for another name."""
-    if name == "efficientnet_lite0":
-        return EfficientNetLite0Encoder()
-    if name.startswith("resnet") and name[6:].isdigit():
-        return ResnetEncoder(int(name[6:]))
-    raise ValueError(f"encoder: got {name!r}, expected resnet18, resnet34, resnet50 or efficientnet_lite0")
+    """One of ``ENCODERS``. Raises ``ValueError`` for another name."""
+    if name not in ENCODERS:
+        raise ValueError(f"model.encoder: got {name}, expected one of {', '.join(ENCODERS)}")
+    return EfficientNetLite0Encoder() if name == "efficientnet_lite0" else ResnetEncoder(int(name[6:]))
 
 
 class Monodepth2(nn.Module):

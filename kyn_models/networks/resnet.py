@@ -92,10 +92,6 @@ class ResnetEncoder(nn.Module):
 
     def __init__(self, layers: int) -> None:
         super().__init__()
-        if layers not in LAYERS:
-            raise ValueError(
-                f"model.encoder: got resnet{layers}, expected one of resnet18, resnet34, resnet50, efficientnet_lite0"
-            )
         self.layers = layers
         self.encoder = ResNet(layers)
         self.channels = self.encoder.channels
