@@ -105,7 +105,7 @@ def test_what_a_split_names_and_cannot_be_is_named_and_counted(
     assert "3 frames written" in said
     for sentence in (
         "1 frame left out, " + str(drive.scan_path(8)) + ": got 3 bytes",
-        "1 frame left out, " + str(drive.scan_path(13)) + ": missing",
+        f"1 frame left out, fewer than 3 scans from it on: {tiny.DRIVE} 12",
         f"poses.txt: {tiny.DRIVE} 99",
         "unknown: no such drive: unknown 1",
     ):
@@ -115,6 +115,32 @@ def test_what_a_split_names_and_cannot_be_is_named_and_counted(
     assert "0 frames written, 3 were there" in capsys.readouterr().out
 
 
+def test_a_missing_scan_leaves_a_truth_of_fewer(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Kitti360(data).scan_path(13).unlink()
+    assert cli.main(command(data, tmp_path / "out", "--fewest", "2", "--workers", "1")) == 0
+    said = capsys.readouterr().out
+    named = f"from fewer scans, 2 at least, as the drive ends or scans are missing: {tiny.DRIVE} 11 to 12, 15"
+    assert named in said and "left out, fewer than 2 scans from it on: " in said
+    assert has_truth(tmp_path / "out", frame_name(tiny.DRIVE, 12))
+
+
+def test_one_side_of_a_split_that_names_both(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    split = tmp_path / "both.txt"
+    split.write_text(f"{tiny.DRIVE} 5 l\n{tiny.DRIVE} 6 r\n")
+    assert cli.main(command(data, tmp_path / "left", "--split", str(split), "--camera", "00")) == 0
+    assert has_truth(tmp_path / "left", frame_name(tiny.DRIVE, 5))
+    assert not has_truth(tmp_path / "left", frame_name(tiny.DRIVE, 6))
+    split.write_text(f"{tiny.DRIVE} 5 l\n")
+    capsys.readouterr()
+    assert cli.main(command(data, tmp_path / "right", "--split", str(split), "--camera", "01")) == 2
+    assert "names no frame of camera 01" in capsys.readouterr().err
+
+
+def test_a_folder_that_nothing_came_into_is_not_left(data: Path, tmp_path: Path) -> None:
+    assert cli.main(command(data, tmp_path / "out", "--fewest", "99", "--workers", "1")) == 1
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
@@ -122,6 +148,7 @@ def test_what_a_split_names_and_cannot_be_is_named_and_counted(
         (["--split", "nowhere.txt"], "there is no such file"),
         (["--scans", "4"], "holds masks from 3 scans for camera 00, expected 4 scans for camera 00"),
         (["--split", "both.txt"], "names frames of both cameras"),
+        (["--split", "both.txt", "--every", "2"], "--every: got 2 beside --split"),
         (["--split", "none.txt"], "got no frame with a pose among 1"),
     ],
 )

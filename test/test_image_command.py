@@ -32,9 +32,19 @@ def photo(tmp_path):
     return file
 
 
-def test_a_photo_becomes_depth_map_view_and_mesh(photo, tiny_artifact, capsys):
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The current folder, which is not the photo's."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_a_photo_becomes_depth_map_view_and_mesh(photo, tiny_artifact, here, capsys):
     assert main(["image", str(photo), "--model", str(tiny_artifact)]) == 0
-    out = photo.with_name("street_kyn")
+    assert {file.name for file in photo.parent.iterdir()} == {photo.name, "here"}
+    out = here / "street_kyn"
     assert set(RESULTS) == {f.name for f in out.iterdir()}
     depth = np.load(out / "depth_m.npy")
     assert depth.shape == (192, 640) and depth.dtype == np.float32
@@ -42,6 +52,9 @@ def test_a_photo_becomes_depth_map_view_and_mesh(photo, tiny_artifact, capsys):
     assert np.isnan(depth[:, 0]).all() and not np.isnan(depth[100, 320])
     said = capsys.readouterr().out
     assert "assume a horizontal field of view of 70 degrees" in said and "grey is outside the photo" in said
+    assert "in place of earlier results" not in said
+    assert main(["image", str(photo), "--model", str(tiny_artifact)]) == 0
+    assert "wrote to street_kyn, in place of earlier results:" in capsys.readouterr().out
 
 
 def test_the_precision_reaches_the_predictor(photo, tiny_artifact, monkeypatch, capsys):
@@ -68,7 +81,7 @@ def test_the_camera_of_kitti360_and_a_calibration_of_it_say_the_same(tmp_path, t
     assert not np.isnan(depths[0]).any() and np.isnan(depths[2]).any()
 
 
-def test_a_model_with_classes_also_colours_the_photo(photo, tiny_artifact, monkeypatch, capsys):
+def test_a_model_with_classes_also_colours_the_photo(photo, tiny_artifact, here, monkeypatch, capsys):
     predict = Predictor.predict
 
     def with_labels(self, *args, **kwargs):
@@ -79,14 +92,14 @@ def test_a_model_with_classes_also_colours_the_photo(photo, tiny_artifact, monke
 
     monkeypatch.setattr(Predictor, "predict", with_labels)
     assert main(["image", str(photo), "--fov", "70", "--model", str(tiny_artifact)]) == 0
-    out = photo.with_name("street_kyn")
+    out = here / "street_kyn"
     assert {file.name for file in out.iterdir()} == {*RESULTS, "labels.png"}
     assert "labels.png" in capsys.readouterr().out
     green = class_colour("vegetation")[::-1]
     assert (cv2.imread(str(out / "labels.png")) == green).all(-1).sum() > 100
 
 
-def test_the_overview_is_titled_with_the_photos_name(photo, tiny_artifact, monkeypatch):
+def test_the_overview_is_titled_with_the_photos_name(photo, tiny_artifact, here, monkeypatch):
     titles = []
     monkeypatch.setattr(
         views, "frame_picture", lambda prediction, title, seen: titles.append(title) or np.zeros((2, 2, 3), np.uint8)

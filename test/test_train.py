@@ -1,10 +1,11 @@
 """The loop and the losses on tiny data: what is learned, what a resumed run gives, what bad numbers do."""
 
+import itertools
 import os
 import re
 import subprocess
 import sys
-import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
-from kyn_models import losses
+from kyn_models import losses, training_log
 from kyn_models.loop import LAST, LoopConfig, part_of
+from kyn_models.prefetch import Prefetch
 from kyn_models.train import Trainer
 
 LOOP = LoopConfig(steps=12, learning_rate=0.05, warmup=2, average=0.9, validate_every=4, encoder_prefix="0.")
@@ -168,16 +170,28 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path):
 
 
 def test_what_the_data_gives_is_compared_with_what_the_step_takes(tmp_path, caplog):
-    def slow(step, part, parts):
-        time.sleep(0.02)
-        return batches(step, part, parts)
-
     caplog.set_level("INFO", "kyn_models")
-    run = trainer(tmp_path, replace(LOOP, steps=20, workers=2))
-    run._batches = slow
-    assert run.run()
-    said = re.search(r"step 20: data ([\d.]+) items/s, the step takes ([\d.]+); it waits", caplog.text)
-    assert said and 16 * 2 / 0.02 * 0.3 < float(said[1]) < 16 * 2 / 0.02 and float(said[1]) < float(said[2])
+    assert trainer(tmp_path, replace(LOOP, steps=20, workers=2)).run()
+    assert re.search(r"step 20: data [\d.]+ items/s, the step takes [\d.]+", caplog.text)
+
+
+@pytest.mark.parametrize(("data_s", "waits"), [(4.0, True), (1.0, False)])
+def test_data_that_is_slower_than_the_step_is_a_warning(tmp_path, caplog, monkeypatch, data_s, waits):
+    """By a clock that counts its readings: a step takes one second, two threads take ``data_s`` for a step's data."""
+    caplog.set_level("INFO", "kyn_models")
+    readings = itertools.count()
+    monkeypatch.setattr(training_log.time, "perf_counter", lambda: float(next(readings)))
+    prefetch = Prefetch(lambda step: step, 0, 4, 2)
+    prefetch._spent.extend([data_s] * 3)
+    pace = training_log.Pace(prefetch)
+    for _ in range(3):
+        with pace:
+            pass
+    with ExitStack() as stack:
+        training_log.Curves(tmp_path, 0, 40, stack).pace(20, pace, items=16)
+    given = 2 / data_s * 16
+    assert f"step 20: data {given:.1f} items/s, the step takes 16.0" in caplog.text
+    assert ("it waits: more loop.workers" in caplog.text) is waits
 
 
 def test_without_a_compiler_compile_says_so(tmp_path):

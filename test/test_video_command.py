@@ -85,6 +85,10 @@ def test_flights_and_rise_from_photos(tiny_artifact, tmp_path, capsys):
         (["flight", "--data", "{drive}", "--out", "{drive}/none/film.mp4"], "no such file or directory"),
         (["transition", "--images", "{drive}/nowhere"], "no such folder"),
         (["transition", "--images", "{drive}"], "got no photo"),
+        (["sequence", "--data", "{drive}", "--path", "circle"], "--path: got circle, which sequence does not use"),
+        (["transition", "--data", "{drive}", "--every", "2"], "--every: got 2, which transition does not use"),
+        (["flight", "--data", "{drive}", "--fov", "60"], "--fov: got 60.0, which --data does not use"),
+        (["flight", "--images", "{drive}", "--camera", "01"], "--camera: got 01, which --images does not use"),
     ],
 )
 def test_user_errors_are_one_sentence(drive, tiny_artifact, tmp_path, capsys, arguments, words):

@@ -10,6 +10,7 @@ from pathlib import Path
 from kyn_models import evaluate_nvs, ranks
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.cli import eval as shared
+from kyn_models.cli.unused import refuse
 from kyn_models.data.kitti360 import Kitti360, open_split
 from kyn_models.data.kitti_raw_split import KittiRawSplit
 from kyn_models.data.realestate10k import RealEstate10k
@@ -25,7 +26,14 @@ OPTIONS = {
     "streets": evaluate_nvs.NvsOptions(640, 192),
 }
 """Published size and samples of each data set."""
-HELD_OUT_SEED = 910_000
+HELD_OUT_SEED, HELD_OUT_FRAMES = 910_000, 20
+OF_LAYOUTS = {
+    "kitti360": ("data", "drive", "camera", "split"),
+    "kitti_raw": ("data", "split", "poses"),
+    "realestate10k": ("data", "split"),
+    "streets": ("seed", "frames"),
+}
+"""Options that only some data sets use."""
 PUBLISHED_INPUT = ("kitti_raw", "realestate10k")
 """Data sets of the published table: its models get the whole image, resized."""
 REALESTATE10K_OFFSET = 5
@@ -50,7 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--camera",
         choices=("00", "01"),
-        default="00",
         help="KITTI-360: camera that the model gets (else 00, the left one)",
     )
     parser.add_argument("--split", type=Path, metavar="FILE", help="published frame list; KITTI raw needs one")
@@ -65,10 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the view N frames later by the same camera (else the stereo partner; RealEstate10K: 5)",
     )
     parser.add_argument(
-        "--seed", type=int, default=HELD_OUT_SEED, help=f"streets: first seed (else {HELD_OUT_SEED}, never trained on)"
+        "--seed", type=int, metavar="N", help=f"streets: first seed (else {HELD_OUT_SEED}, never trained on)"
     )
     parser.add_argument(
-        "--frames", type=int, default=20, metavar="N", help="streets: how many, one per street (else 20)"
+        "--frames", type=int, metavar="N", help=f"streets: how many, one per street (else {HELD_OUT_FRAMES})"
     )
     parser.add_argument("--size", metavar="WxH", help="compare pictures of that size (else as published)")
     parser.add_argument("--samples", type=int, metavar="N", help="samples per ray (else as published)")
@@ -94,6 +101,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     shared.check_common(args)
+    own = OF_LAYOUTS[args.layout]
+    refuse(args, dict.fromkeys(n for names in OF_LAYOUTS.values() for n in names if n not in own), args.layout)
     options = options_of(args)
     samples, missing = samples_of(args)
     distance = _lpips(args)
@@ -175,17 +184,21 @@ def samples_of(args: argparse.Namespace) -> tuple[shared.Samples, tuple[str, ...
 def _streets(args: argparse.Namespace) -> shared.Samples:
     from kyn_models.data.streets import Streets, StreetsOptions
 
-    if args.frames < 1:
-        raise ValueError(f"--frames: got {args.frames}, expected at least 1")
+    frames = HELD_OUT_FRAMES if args.frames is None else args.frames
+    if frames < 1:
+        raise ValueError(f"--frames: got {frames}, expected at least 1")
+    seed = HELD_OUT_SEED if args.seed is None else args.seed
     view = ("01", 0) if args.offset is None else ("00", args.offset)
-    return Streets(StreetsOptions(args.frames, frames_per_street=1, first_seed=args.seed, views=(view,)))
+    return Streets(StreetsOptions(frames, frames_per_street=1, first_seed=seed, views=(view,)))
 
 
 def _kitti360(args: argparse.Namespace) -> tuple[shared.Samples, tuple[str, ...]]:
     if args.split is None:
-        partner = "01" if args.camera == "00" else "00"
-        view = (partner, 0) if args.offset is None else (args.camera, args.offset)
-        return Kitti360(args.data, args.drive, args.camera, views=(view,)), ()
+        camera = args.camera or "00"
+        partner = "01" if camera == "00" else "00"
+        view = (partner, 0) if args.offset is None else (camera, args.offset)
+        return Kitti360(args.data, args.drive, camera, views=(view,)), ()
+    refuse(args, ("drive", "camera"), "--split, which names its frames itself,")
     left_view = ("01", 0) if args.offset is None else ("00", args.offset)
     readers = open_split(args.data, args.split, views=(left_view,), strict=args.strict)
     missing = tuple(sentence for reader in readers for sentence in reader.missing)

@@ -66,12 +66,13 @@ def run(args: argparse.Namespace) -> int:
     protocol = _protocol(args)
     drives, missing = _frames(args, protocol)
     frames = sum(len(chosen) for _, chosen in drives)
+    if not frames and missing:
+        raise ValueError(
+            f"{args.split}: none of its {len(missing)} frames can be scored; {left_out.sentences(missing[:1])[0]}"
+        )
     if not frames:
         why = "that has masks" if args.truth else f"that is followed by {protocol.scans} posed frames with scans"
-        raise ValueError(
-            f"{args.data}: got no frame {why}, expected at least one; use fewer --scans or other frames"
-            + "".join(f"; {sentence}" for sentence in left_out.sentences(missing[:1]))
-        )
+        raise ValueError(f"{args.data}: got no frame {why}, expected at least one; use fewer --scans or other frames")
     model, name = load_model(args.model, args.runtime, args.precision)
     models: dict[str, DensityModel] = {name + (", images of other frames" if args.other_images else ""): model}
     if args.prior:

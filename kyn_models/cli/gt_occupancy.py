@@ -14,7 +14,7 @@ from kyn_models.cli import interrupt, left_out
 from kyn_models.data import truth_writer
 from kyn_models.data.kitti360 import Kitti360, drives_of
 from kyn_models.data.kitti360_cameras import PERSPECTIVES
-from kyn_models.data.occupancy_files import TruthSettings, frame_name, open_folder
+from kyn_models.data.occupancy_files import TruthSettings, close_empty, frame_name, open_folder
 from kyn_models.data.splits import read_split
 from kyn_models.data.truth_writer import Report, Run
 
@@ -33,11 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", type=Path, metavar="FILE", help="frame list: <drive> <frame> <l|r> lines")
     parser.add_argument("--drive", help="without --split: drive, where DIR holds several")
     parser.add_argument(
-        "--camera", choices=PERSPECTIVES, default="00", help="without --split: camera (else 00, the left one)"
+        "--camera",
+        choices=PERSPECTIVES,
+        help="camera (else 00, the left one); with --split: only its lines (else they are all of one camera)",
     )
-    parser.add_argument(
-        "--every", type=int, default=1, metavar="N", help="without --split: only every N-th frame (else all)"
-    )
+    parser.add_argument("--every", type=int, metavar="N", help="without --split: only every N-th frame (else all)")
     parser.add_argument(
         "--scans", type=int, default=PUBLISHED_SCANS, metavar="N", help="scans that make the truth (else 300)"
     )
@@ -50,8 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     workers = _cores() if args.workers is None else args.workers
-    if min(args.scans, args.fewest, args.every, workers) < 1:
-        got = f"{args.scans}, {args.fewest}, {args.every} and {workers}"
+    every = 1 if args.every is None else args.every
+    if min(args.scans, args.fewest, every, workers) < 1:
+        got = f"{args.scans}, {args.fewest}, {every} and {workers}"
         raise ValueError(f"--scans, --fewest, --every, --workers: got {got}, expected all at least 1")
     runs, missing = _plan(args)
     total = sum(len(part.frames) for part in runs)
@@ -76,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     ranks.leave()
     if ranks.first():
         _say(args, whole, time.perf_counter() - started)
+        if not whole.written + whole.kept:
+            close_empty(args.out)
     return int(not whole.written + whole.kept or (args.strict and bool(whole.left_out or whole.short)))
 
 
@@ -93,15 +96,19 @@ def _share_length(total: int) -> int:
 def _plan(args: argparse.Namespace) -> tuple[list[Run], list[tuple[str, str]]]:
     """One run per drive, and the frames of the split that cannot have truth, with the reason."""
     if not args.split:
-        drive = Kitti360(args.data, args.drive, args.camera)
-        frames = tuple(frame for frame in drive.posed_frames if drive.has_scan(frame))[:: args.every]
-        return [Run(args.data, drive.drive, args.camera, frames)], []
-    lines = read_split(args.split)
-    cameras = {line.camera for line in lines}
-    if len(cameras) > 1:
+        drive = Kitti360(args.data, args.drive, args.camera or "00")
+        frames = tuple(frame for frame in drive.posed_frames if drive.has_scan(frame))[:: args.every or 1]
+        return [Run(args.data, drive.drive, drive.camera, frames)], []
+    for name, value in (("--drive", args.drive), ("--every", args.every)):
+        if value is not None:
+            raise ValueError(f"{name}: got {value} beside --split, which names its frames itself; leave one out")
+    lines = [line for line in read_split(args.split) if args.camera in (None, line.camera)]
+    if not lines:
+        raise ValueError(f"{args.split}: names no frame of camera {args.camera}, expected one")
+    if len({line.camera for line in lines}) > 1:
         raise ValueError(
             f"{args.split}: names frames of both cameras, expected one: the files' names do not tell them apart; "
-            "split the list and write two folders"
+            "take --camera 00 and --camera 01 into a folder each"
         )
     known = drives_of(args.data)
     runs, missing = [], []
@@ -143,6 +150,9 @@ def _say(args: argparse.Namespace, report: Report, seconds: float) -> None:
     if report.short:
         least = min(scans for _, scans in report.short)
         named = left_out.named([name for name, _ in report.short])
-        print(f"{len(report.short)} of them from fewer scans, {least} at least, as the drive ends: {named}")
+        print(
+            f"{len(report.short)} of them from fewer scans, {least} at least, as the drive ends or scans are missing: "
+            f"{named}"
+        )
     for sentence in left_out.sentences(report.left_out):
         print(sentence)

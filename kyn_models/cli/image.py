@@ -30,7 +30,10 @@ LABELS = "labels.png"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photo", type=Path, help="PNG, JPEG or another format that OpenCV reads")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder for the results (else PHOTO's name + _kyn, beside it)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for the results (else PHOTO's name + _kyn, in the current folder)",
     )
     camera = parser.add_mutually_exclusive_group()
     camera.add_argument("--fov", type=float, metavar="DEG", help=f"horizontal field of view (else {DEFAULT_FOV_DEG:g})")
@@ -51,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     image = read_rgb(args.photo, "a photo")
-    out = args.out or args.photo.with_name(args.photo.stem + "_kyn")
+    out = args.out or Path(args.photo.stem + "_kyn")
     keep_photo(args.photo, out)
     assumed = args.fov is None and not args.kitti360 and args.camera_info is None
     intrinsics = camera_of(args, image.shape[1], image.shape[0])
@@ -64,12 +67,14 @@ def run(args: argparse.Namespace) -> int:
     predictor = Predictor(artifact, args.runtime, precision=args.precision)
     prediction = predictor.predict(Observation((PosedFrame(image, intrinsics),), mount))
     seen = artifact.camera.seen(intrinsics)
+    replaced = [name for name in (*RESULTS, LABELS) if (out / name).exists()]
     files = write_results(out, prediction, predictor, args.photo.name, seen)
     if assumed:
         print(f"no --fov given: distances assume a horizontal field of view of {DEFAULT_FOV_DEG:g} degrees")
     if not seen.all():
         print(f"grey is outside the photo: the photo shows {seen.mean():.0%} of what the model looks at")
-    print(f"{artifact.name} on {predictor.runtime_name}, wrote to {out}:")
+    instead = ", in place of earlier results" if replaced else ""
+    print(f"{artifact.name} on {predictor.runtime_name}, wrote to {out}{instead}:")
     for name, text in files.items():
         print(f"  {name:16s} {text}")
     return 0

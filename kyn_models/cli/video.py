@@ -6,6 +6,7 @@ Frames come from a drive in KITTI-360's layout (synthetic drives as well) or fro
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from kyn_models import camera_paths, film, views
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.cli.eval import check_writable, progress
 from kyn_models.cli.image import DEFAULT_FOV_DEG, camera_from_file, camera_from_fov, mount_of
+from kyn_models.cli.unused import refuse
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.image_file import read_rgb
 from kyn_models.novel_view import Scene
@@ -29,6 +31,14 @@ MODES = ("sequence", "flight", "transition")
 PHOTOS = (".png", ".jpg", ".jpeg")
 VIDEOS = (".mp4", ".mkv", ".mov")
 DEFAULT_PICTURES = 48
+DEFAULT_PATHS = ("sideways", "forward", "circle")
+OF_MODES = {
+    "sequence": ("start", "stop", "every"),
+    "flight": ("frame", "path", "pictures"),
+    "transition": ("frame", "pictures"),
+}
+OF_SOURCES = {"data": ("drive", "camera"), "images": ("fov", "camera-info", "height", "pitch")}
+"""Options that only some modes and sources use."""
 
 
 class Frames(NamedTuple):
@@ -56,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--images", type=Path, metavar="DIR", help="folder of photos of one camera, in order of names")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the video, .mp4")
     parser.add_argument("--drive", help="drive, where DIR holds several")
-    parser.add_argument("--camera", choices=("00", "01"), default="00", help="KITTI-360 camera (else 00, the left one)")
+    parser.add_argument("--camera", choices=("00", "01"), help="KITTI-360 camera (else 00, the left one)")
     camera = parser.add_mutually_exclusive_group()
     camera.add_argument(
         "--fov", type=float, metavar="DEG", help=f"photos: horizontal field of view (else {DEFAULT_FOV_DEG:g})"
@@ -72,22 +82,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--start", type=int, metavar="FRAME", help="sequence: first frame (photos count from 0)")
     parser.add_argument("--stop", type=int, metavar="FRAME", help="sequence: last frame")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="sequence: only every N-th frame (else all)")
+    parser.add_argument("--every", type=int, metavar="N", help="sequence: only every N-th frame (else all)")
     parser.add_argument("--frame", type=int, metavar="FRAME", help="flight, transition: which one (else the first)")
     parser.add_argument(
         "--path",
         nargs="+",
-        default=["sideways", "forward", "circle"],
         metavar="PATH",
-        help=f"flight: {', '.join(camera_paths.PATHS)}, or a file with one pose per line, 12 or 16 numbers, or .npy of "
-        "shape (N, 4, 4) or (N, 3, 4): the novel camera in the key camera's axes (x right, y down, z forward, metres)",
+        help=f"flight: {', '.join(camera_paths.PATHS)} (else {' '.join(DEFAULT_PATHS)}), or a file with one pose per "
+        "line, 12 or 16 numbers, or .npy of shape (N, 4, 4) or (N, 3, 4): the novel camera in the key camera's axes (x "
+        "right, y down, z forward, metres)",
     )
     parser.add_argument(
         "--pictures",
         type=int,
-        default=DEFAULT_PICTURES,
         metavar="N",
-        help=f"per path or rise (else {DEFAULT_PICTURES})",
+        help=f"flight, transition: per path or rise (else {DEFAULT_PICTURES})",
     )
     parser.add_argument("--rate", type=int, metavar="HZ", help="pictures per second (else 10, flights and rise 16)")
     parser.add_argument(
@@ -100,9 +109,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import av  # noqa: F401 - missing, it is said before the work
 
+    _refuse_unused(args)
     rate = args.rate if args.rate is not None else 10 if args.mode == "sequence" else 16
     for name, value, least in (("every", args.every, 1), ("pictures", args.pictures, 2), ("rate", rate, 1)):
-        if value < least:
+        if value is not None and value < least:
             raise ValueError(f"--{name}: got {value}, expected at least {least}")
     if args.out.suffix.lower() not in VIDEOS:
         raise ValueError(f"--out: got {args.out.name}, expected a name that ends in {', '.join(VIDEOS)}")
@@ -118,7 +128,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse_unused(args: argparse.Namespace) -> None:
+    source = "data" if args.data else "images"
+    for chosen, table, words in ((args.mode, OF_MODES, args.mode), (source, OF_SOURCES, f"--{source}")):
+        others = dict.fromkeys(name for names in table.values() for name in names if name not in table[chosen])
+        refuse(args, others, words)
+
+
 def _shown(made: Film) -> Iterator[UInt8Array]:
+    print(f"making {made.total} pictures", file=sys.stderr, flush=True)
     for done, picture in enumerate(made.pictures, start=1):
         progress(done, made.total, "pictures")
         yield picture
@@ -126,7 +144,7 @@ def _shown(made: Film) -> Iterator[UInt8Array]:
 
 def drive_frames(args: argparse.Namespace) -> Frames:
     """The frames of a drive by their numbers."""
-    drive = Kitti360(args.data, args.drive, args.camera)
+    drive = Kitti360(args.data, args.drive, args.camera or "00")
 
     def read(frame: int) -> tuple[str, Observation]:
         sample = drive.sample(frame)
@@ -159,7 +177,7 @@ def sequence(args: argparse.Namespace, frames: Frames, predictor: Predictor) -> 
     """Input, depth, bird's-eye view and voxels of each frame."""
     first = frames.numbers[0] if args.start is None else args.start
     last = frames.numbers[-1] if args.stop is None else args.stop
-    chosen = [number for number in frames.numbers if first <= number <= last][:: args.every]
+    chosen = [number for number in frames.numbers if first <= number <= last][:: args.every or 1]
     if not chosen:
         raise ValueError(
             f"--start, --stop: got {first} to {last}, expected a range with frames; there are {len(frames.numbers)} "
@@ -184,12 +202,12 @@ def views_of_one(args: argparse.Namespace, frames: Frames, predictor: Predictor)
             f"--frame: got {number}, expected one of the {len(frames.numbers)} frames from {frames.numbers[0]} to "
             f"{frames.numbers[-1]} that have an image and a pose"
         )
-    observation = frames.read(number)[1]
+    observation, pictures = frames.read(number)[1], args.pictures or DEFAULT_PICTURES
     colours = film.key_source(observation, film.film_camera(observation.key.intrinsics))
     scene = Scene.of(predictor, observation, (colours,))
     if args.mode == "transition":
-        return Film(film.rise_pictures(args.pictures), film.rise(scene, observation, args.pictures))
-    paths = {Path(name).stem: poses_of(name, args.pictures) for name in args.path}
+        return Film(film.rise_pictures(pictures), film.rise(scene, observation, pictures))
+    paths = {Path(name).stem: poses_of(name, pictures) for name in args.path or DEFAULT_PATHS}
     flown = (picture for name, poses in paths.items() for picture in film.flight(scene, observation, poses, name))
     return Film(sum(len(poses) for poses in paths.values()), flown)
 

@@ -36,13 +36,15 @@ class FrameTruth(NamedTuple):
 
 
 class _Open(NamedTuple):
-    """A frame whose window has begun. stop: the place after its last scan among the posed frames."""
+    """A frame whose window has begun. stop: the place after its last scan among the posed frames; lacks: frames of the
+    window without a scan."""
 
     frame: int
     stop: int
     tilted_from_world: Float64Array
     making: TruthInMaking
     problems: list[ValueError | OSError]
+    lacks: list[int]
 
 
 def window(drive: Kitti360, frame: int, scans: int) -> tuple[int, ...]:
@@ -68,12 +70,17 @@ def frames_with_scans(drive: Kitti360, scans: int) -> tuple[int, ...]:
 
 
 def truths(
-    drive: Kitti360, frames: Iterable[int], scans: int, z_range: tuple[float, float] = Z_RANGE_M
+    drive: Kitti360,
+    frames: Iterable[int],
+    scans: int,
+    z_range: tuple[float, float] = Z_RANGE_M,
+    gaps: bool = False,
 ) -> Iterator[FrameTruth]:
     """Truth of the frames, in ascending order, each once.
 
-    z_range: the far and the near end of the slice, metres. A scan that is missing or damaged leaves all frames without
-    truth whose window holds it. Raises as ``window``.
+    z_range: the far and the near end of the slice, metres. gaps: a scan that is missing, as KITTI-360 lacks some, makes
+    the truth poorer by one; else, and if it is damaged, it leaves all frames without truth whose window holds it.
+    Raises as ``window``.
     """
     grid = protocol_grid(z_range=z_range)
     waiting = deque(sorted(set(frames)))
@@ -87,15 +94,18 @@ def truths(
         if waiting and waiting[0] == current:
             stop = place + len(windows[current])
             tilted = TILT @ np.linalg.inv(drive.world_from_base(current) @ drive.base_from_camera())
-            open_frames.append(_Open(waiting.popleft(), stop, tilted, TruthInMaking(grid, z_range=z_range), []))
-        _add_scan(drive, current, open_frames)
+            open_frames.append(_Open(waiting.popleft(), stop, tilted, TruthInMaking(grid, z_range=z_range), [], []))
+        if gaps and not drive.has_scan(current):
+            for entry in open_frames:
+                entry.lacks.append(current)
+        else:
+            _add_scan(drive, current, open_frames)
         place += 1
         while open_frames and open_frames[0].stop == place:
             done = open_frames.popleft()
             problem = done.problems[0] if done.problems else None
-            yield FrameTruth(
-                done.frame, None if problem else done.making.truth(), len(windows.pop(done.frame)), problem
-            )
+            taken = len(windows.pop(done.frame)) - len(done.lacks)
+            yield FrameTruth(done.frame, None if problem or not taken else done.making.truth(), taken, problem)
 
 
 def _add_scan(drive: Kitti360, frame: int, open_frames: Iterable[_Open]) -> None:

@@ -88,6 +88,13 @@ def open_folder(folder: Path, settings: TruthSettings) -> None:
         write_whole(folder / SETTINGS, (json.dumps(asdict(settings)) + "\n").encode())
 
 
+def close_empty(folder: Path) -> None:
+    """Remove a folder of ``open_folder`` that no mask came into; one that holds anything else stays."""
+    if {path.name for path in folder.iterdir()} == {SETTINGS}:
+        (folder / SETTINGS).unlink()
+        folder.rmdir()
+
+
 def read_settings(folder: Path) -> TruthSettings | None:
     """Settings of a folder, None where it has none (the published one). Raises ``ValueError`` for a damaged file."""
     path = folder / SETTINGS

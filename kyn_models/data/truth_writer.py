@@ -77,15 +77,16 @@ def missing(run: Run, out: Path) -> Run:
 def write_run(run: Run, out: Path, scans: int, fewest: int, progress: Progress) -> Report:
     """Write the masks of a run's frames to ``out``.
 
-    scans: how many make the truth; fewest: with fewer than so many until the end of the drive a frame is left out.
+    scans: how many make the truth; fewest: with fewer than so many, as the drive ends or scans are missing,
+    a frame is left out.
     Raises ``OSError`` if a file cannot be written.
     """
     report = Report()
     drive = Kitti360(run.root, run.drive, run.camera)
-    for done, (frame, truth, taken, problem) in enumerate(truths(drive, run.frames, scans), start=1):
+    for done, (frame, truth, taken, problem) in enumerate(truths(drive, run.frames, scans, gaps=True), start=1):
         name = frame_name(run.drive, frame)
         if taken < fewest:
-            report.left_out.append((name, f"fewer than {fewest} scans until the end of the drive"))
+            report.left_out.append((name, f"fewer than {fewest} scans from it on"))
         elif truth is None:
             report.left_out.append((name, str(problem)))
         else:

@@ -79,6 +79,10 @@ def test_a_bad_scan_takes_only_the_frames_whose_window_holds_it(tmp_path: Path) 
     assert [frame for frame, truth in found.items() if truth.truth is not None] == [5, 10, 13, 14]
     assert isinstance(found[6].problem, FileNotFoundError) and "0000000007.bin" in str(found[7].problem)
     assert isinstance(found[8].problem, EmptySliceError) and isinstance(found[9].problem, EmptySliceError)
+    with_gaps = {truth.frame: truth for truth in truths(drive, range(5, 9), 2, gaps=True)}
+    assert [(frame, truth.scans, truth.truth is None) for frame, truth in with_gaps.items()] == [
+        (5, 2, False), (6, 1, False), (7, 1, False), (8, 2, True)
+    ]  # fmt: skip
     assert "truncated" in str(found[11].problem) and "truncated" in str(found[12].problem)
 
 
