@@ -124,7 +124,9 @@ class Artifact:
         if not path.is_dir():
             raise FileNotFoundError(f"{path}: no such folder, expected a model artifact (see `kyn import --help`)")
         if not (path / MANIFEST).is_file():
-            raise FileNotFoundError(f"{path}: holds no {MANIFEST}, expected a model artifact (see `kyn import --help`)")
+            inside = path / "artifact"
+            known = f"; {inside} is one" if (inside / MANIFEST).is_file() else " (see `kyn import --help`)"
+            raise FileNotFoundError(f"{path}: holds no {MANIFEST}, expected a model artifact{known}")
         text = (path / MANIFEST).read_bytes()
         manifest = _read_manifest(text, path / MANIFEST)
         for name, expected in manifest.files.items():

@@ -138,7 +138,7 @@ class Checkpoint:
         except Exception as error:  # a damaged pickle can raise anything
             raise ValueError(
                 f"{self.path}: cannot be read as a checkpoint of torch.save "
-                f"({str(error) or type(error).__name__}); download it again"
+                f"({str(error) or type(error).__name__}); take the file that the authors published or download it again"
             ) from error
 
     def tensor(self, stored: StoredTensor) -> Tensor:

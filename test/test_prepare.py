@@ -212,7 +212,11 @@ def test_only_what_the_samples_of_a_split_need(data: Path, tmp_path: Path, capsy
     frames = {camera: sorted(int(p.stem) for p in images(data, camera).glob("data_12x32/*")) for camera in ("00", "01")}
     assert frames == {"00": [5, 6], "01": [5, 6]}
     out = capsys.readouterr().out
-    assert f"{tiny.DRIVE} has no pose for 1 lines" in out and "drive_0009_sync is not among the drives here" in out
+    assert f"{tiny.DRIVE} has no pose for 1 lines" in out
+    assert "1 lines of the splits name drives that are not among those here: 2000_01_01_drive_0009_sync" in out
+    split.write_text("".join(f"drive_{number} 5 l\n" for number in range(30)))
+    with pytest.raises(FileNotFoundError, match="to prepare; 30 lines of the splits name drives that are not among"):
+        plan(data, data, replace(OPTIONS, splits=(split,)))
 
 
 def test_what_is_missing_is_said_before_the_work(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

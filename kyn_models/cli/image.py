@@ -106,6 +106,11 @@ def camera_of(args: argparse.Namespace, width: int, height: int) -> Intrinsics:
 
 def camera_from_file(path: Path, width: int, height: int) -> Intrinsics:
     """The camera in a YAML file, for a photo of this size. Raises ``ValueError`` for another size, ``OSError``."""
+    if path.is_file() and "model_type: MEI" in path.read_text(errors="replace"):
+        raise ValueError(
+            f"{path}: is the calibration of a fisheye camera (MEI), expected fx, fy, cx, cy, width, height of a "
+            "pinhole camera; `kyn prepare kitti360` rectifies such images"
+        )
     camera = configuration.load_yaml(Intrinsics, path)
     if (camera.width, camera.height) != (width, height):
         raise ValueError(

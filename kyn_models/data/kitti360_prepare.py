@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -123,7 +124,8 @@ def plan(data: Path, out: Path, options: PrepareOptions) -> Plan:
                 Shot(path, tuple(out / images / folder / path.name for folder in folders)) for path in frames
             )
     if not any(shots.values()):
-        raise FileNotFoundError(f"{data}: got no image of cameras {', '.join(options.cameras)}; {'; '.join(lacks)}")
+        why = lacks[0] if lacks else "none of the frames that the splits name is there"
+        raise FileNotFoundError(f"{data}: got no image of cameras {', '.join(options.cameras)} to prepare; {why}")
     recipes = {camera: _recipe(data, camera, options) for camera, found in shots.items() if found}
     return Plan(recipes, {camera: shots[camera] for camera in recipes}, tuple(lacks))
 
@@ -184,17 +186,20 @@ def _frames_of_splits(
     wanted: dict[tuple[str, str], set[int]] = {
         (drive, camera): set() for drive in drives for camera in (*PERSPECTIVES, *FISHEYES)
     }
-    lacks: dict[str, int] = {}
+    poseless, elsewhere = Counter[str](), Counter[str]()
     for line in (line for split in splits for line in read_split(split)):
         if line.frame not in ranks.get(line.drive, ()):
-            reason = "has no pose for" if line.drive in ranks else "is not among the drives here, for"
-            lacks[f"{line.drive} {reason}"] = lacks.get(f"{line.drive} {reason}", 0) + 1
+            (poseless if line.drive in ranks else elsewhere)[line.drive] += 1
             continue
         views = mirrored(PUBLISHED_VIEWS) if line.camera == "01" else PUBLISHED_VIEWS
         for camera, offset in ((line.camera, 0), *views):
             frame = posed_after(posed[line.drive], ranks[line.drive], line.frame, offset)
             wanted[line.drive, camera].add(frame)
-    return wanted, [f"{what} {count} lines of the splits" for what, count in lacks.items()]
+    lacks = [f"{drive} has no pose for {count} lines of the splits" for drive, count in poseless.items()]
+    if elsewhere:
+        others = ", ".join(elsewhere)
+        lacks.insert(0, f"{elsewhere.total()} lines of the splits name drives that are not among those here: {others}")
+    return wanted, lacks
 
 
 def _make(recipe: Recipe, shots: Sequence[Shot]) -> Made:

@@ -52,7 +52,11 @@ def drives_of(root: str | Path) -> tuple[str, ...]:
         raise FileNotFoundError(f"{root}: there is no such folder")
     names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir())) if folder.is_dir() else ()
     if not names:
-        raise FileNotFoundError(f"{folder}: missing or empty, expected a drive (a KITTI-360 folder in official layout)")
+        above = next((path for path in Path(root).resolve().parents if (path / "data_2d_raw").is_dir()), None)
+        raise FileNotFoundError(
+            f"{folder}: missing or empty, expected a drive (a KITTI-360 folder in official layout)"
+            + (f"; {above} is one" if above else "")
+        )
     return names
 
 

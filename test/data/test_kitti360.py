@@ -29,6 +29,11 @@ def test_sample_is_the_observation_a_robot_would_give(folder: Path) -> None:
     assert (key.intrinsics.fx, key.intrinsics.cx, key.intrinsics.width) == (tiny.FOCAL, tiny.WIDTH / 2, tiny.WIDTH)
 
 
+def test_a_folder_inside_the_data_set_is_told_where_that_is(folder: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"expected a drive .*; {folder} is one"):
+        Kitti360(folder / "data_2d_raw")
+
+
 def test_mount_and_pose_follow_the_chain(folder: Path) -> None:
     drive = Kitti360(folder, camera="01")
     expected = np.array([[0, 0, 1, 1.0], [-1, 0, 0, -tiny.RIGHT_M], [0, -1, 0, tiny.CAMERA_HEIGHT_M], [0, 0, 0, 1]])
