@@ -150,9 +150,43 @@ def rise_picture(scene: Scene, observation: Observation, progress: float) -> UIn
         _draw_map_signs(signs, camera, base_from_camera, corner)
         share = float(np.clip((progress - 0.9) / 0.1, 0, 1))
         halves[index] = cv2.addWeighted(half, 1 - share, signs, share, 0)
-    meaning = "depth: near is bright" if progress < 0.5 else "from above: pale free, red occupied"
+    share = _height_share(progress)
+    meaning = "depth" if share == 0 else "height above the road" if share == 1 else "depth turns into height"
     titles = ("colours of the input, grey where it says nothing", meaning)
-    return even(np.hstack([views.titled(half, title) for half, title in zip(halves, titles, strict=True)]))
+    legends = (np.full((34, CANVAS[0], 3), views.BACKGROUND, dtype=np.uint8), _rise_legend(progress))
+    return even(
+        np.hstack(
+            [
+                np.vstack([views.titled(half, title), legend])
+                for half, title, legend in zip(halves, titles, legends, strict=True)
+            ]
+        )
+    )
+
+
+def _height_share(progress: float) -> float:
+    """How far the colours of depth have turned into those of height."""
+    return float(np.clip(1.6 * progress - 0.3, 0, 1))
+
+
+def _rise_range(progress: float) -> tuple[float, float]:
+    """Depths that the colours span: 3 to 80 m at first, in the end from the roof to the ground below the camera."""
+    last = (TOP_HEIGHT_M - CEILINGS_M[1], TOP_HEIGHT_M - GROUND_M)
+    low, high = (edge ** (1 - progress) * top**progress for edge, top in zip((3.0, 80.0), last, strict=True))
+    return low, high
+
+
+def _rise_legend(progress: float) -> UInt8Array:
+    """(34, CANVAS width, 3): scale of depth fading into what the colours of height mean."""
+    share = _height_share(progress)
+    heights = np.full((34, CANVAS[0], 3), views.BACKGROUND, dtype=np.uint8)
+    steps = np.linspace(0, 1, 100)[:, None]
+    ramp = (1 - steps) * np.array(views.FREE_COLOUR) + steps * np.array(views.OCCUPIED_COLOUR)
+    heights[6:16, 10:110] = np.rint(ramp)
+    views.label(heights, f"free below {HIGH_M[0]:g} m, occupied above {HIGH_M[1]:g} m", (118, 15), 0.36)
+    cv2.rectangle(heights, (420, 6), (434, 16), views.UNKNOWN_COLOUR, -1)
+    views.label(heights, views.NOT_SEEN, (438, 15), 0.34)
+    return cv2.addWeighted(views.depth_scale(CANVAS[0], True, *_rise_range(progress)), 1 - share, heights, share, 0)
 
 
 def _on_canvas(picture: UInt8Array) -> UInt8Array:
@@ -194,13 +228,11 @@ def _rise_camera(observation: Observation, progress: float) -> tuple[Intrinsics,
 def _rise_colours(view: NovelView, above: np.ndarray, open_end: np.ndarray, progress: float) -> UInt8Array:
     """Colours of depth turning into those of height above the road. open_end: rays that no ground ends."""
     sky = np.isposinf(view.depth_m) & open_end
-    # From 3 to 80 m at first, in the end from the roof to the ground below the last camera.
-    last = (TOP_HEIGHT_M - CEILINGS_M[1], TOP_HEIGHT_M - GROUND_M)
-    range_m = (edge ** (1 - progress) * top**progress for edge, top in zip((3.0, 80.0), last, strict=True))
-    depth = views.colourise_depth(np.where(sky, np.inf, view.composite_depth_m), *range_m).astype(np.float32)
+    shown = np.where(sky, np.inf, view.composite_depth_m)
+    depth = views.colourise_depth(shown, *_rise_range(progress)).astype(np.float32)
     level = np.clip((above - HIGH_M[0]) / (HIGH_M[1] - HIGH_M[0]), 0, 1)[..., None]
     high = (1 - level) * np.array(views.FREE_COLOUR) + level * np.array(views.OCCUPIED_COLOUR)
-    share = np.clip(1.6 * progress - 0.3, 0, 1)
+    share = _height_share(progress)
     seen = 1 - view.unseen[..., None]
     colours = seen * ((1 - share) * depth + share * high) + (1 - seen) * np.array(views.UNKNOWN_COLOUR)
     return np.rint(colours).astype(np.uint8)

@@ -69,16 +69,16 @@ def depth_picture(prediction: Prediction) -> UInt8Array:
     return np.vstack([picture, depth_scale(picture.shape[1], unseen)])
 
 
-def depth_scale(width: int, unseen: bool) -> UInt8Array:
+def depth_scale(width: int, unseen: bool, low_m: float = 3.0, high_m: float = 80.0) -> UInt8Array:
     """(34, width, 3): what colours of depth mean. unseen: there is grey to be explained."""
     bar = np.full((34, width, 3), BACKGROUND, dtype=np.uint8)
     legend = [("sky or beyond", SKY_COLOUR)]
     if width >= 400 and unseen:  # else there is no room for it
         legend.append((NOT_SEEN, UNKNOWN_COLOUR))
     end = width - 130 * len(legend)
-    metres = np.geomspace(3.0, 80.0, end - 10)
-    bar[6:16, 10:end] = colourise_depth(np.broadcast_to(metres[None], (10, metres.size)))
-    for mark in (3, 5, 10, 20, 40, 80):
+    metres = np.geomspace(low_m, high_m, end - 10)
+    bar[6:16, 10:end] = colourise_depth(np.broadcast_to(metres[None], (10, metres.size)), low_m, high_m)
+    for mark in (mark for mark in (3, 5, 10, 20, 40, 80) if low_m <= mark <= high_m):
         column = 10 + int(np.argmin(np.abs(metres - mark)))
         label(bar, f"{mark} m", (min(column, end - 35), 30), 0.36)
     for number, (text, colour) in enumerate(legend):

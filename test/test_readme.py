@@ -1,4 +1,4 @@
-"""Every command block of the README: run by a test, or checked for names and options and listed here as not run."""
+"""Every command block of the README and of docs/training.md: run by a test, or checked and listed as not run."""
 
 import argparse
 import re
@@ -12,7 +12,8 @@ from kyn_models import cli
 from kyn_ros.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+DOCUMENTS = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+WITH_COMMANDS = ("README.md", "docs/training.md")
 
 RUN = {
     "make demo": "the demo runs in CI and in test/ros/test_demo.py",
@@ -54,7 +55,8 @@ NOT_RUN = {
 
 
 def commands() -> list[str]:
-    lines = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
+    texts = "".join((ROOT / name).read_text() for name in WITH_COMMANDS)
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", texts, re.S) for line in block.splitlines()]
     return [re.sub(r"\s+#.*", "", line).strip() for line in lines if line.strip()]
 
 
@@ -86,8 +88,8 @@ def test_make_targets_exist(command):
     assert re.search(rf"^{command.split()[1]}:", (ROOT / "Makefile").read_text(), re.M)
 
 
-def test_linked_files_exist():
-    missing = [
-        path for path in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in path and not (ROOT / path).exists()
-    ]
-    assert not missing
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_linked_files_exist(name):
+    document = ROOT / name
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text())
+    assert not [path for path in links if "://" not in path and not (document.parent / path).exists()]
