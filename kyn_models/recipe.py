@@ -227,7 +227,7 @@ def make_trainer(config: TrainConfig, task: Task, out: Path, device: str = "cpu"
 
 def _start(model: nn.Module, config: TrainConfig) -> None:
     if config.start_from:
-        start_from_artifact(model, config.start_from)
+        start_from_artifact(model, config.start_from, config.labels)
         return
     if config.imagenet:
         start_from_imagenet(model)

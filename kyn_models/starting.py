@@ -16,9 +16,18 @@ from kyn_models.networks.resnet import ResnetEncoder
 TRUNKS = (ResnetEncoder, EfficientNetLite0Encoder)
 
 
-def start_from_artifact(model: Any, path: str) -> None:
-    """All weights of an artifact of the same family and shape. Raises ``ValueError`` naming what does not fit."""
-    fill(model, load_model(Artifact.load(path)).state_dict(), path)
+def start_from_artifact(model: Any, path: str, labels: tuple[str, ...]) -> None:
+    """All weights of an artifact of the same family, shape and classes.
+
+    Raises ``ValueError`` naming what does not fit: features of its own words belong to a model of Know Your Neighbors.
+    """
+    artifact = Artifact.load(path)
+    if artifact.manifest.labels != labels:
+        raise ValueError(
+            f"labels: got {', '.join(labels) or 'none'}, expected {', '.join(artifact.manifest.labels) or 'none'} in "
+            f"this order as start_from {path} has them; other words need lseg instead"
+        )
+    fill(model, load_model(artifact).state_dict(), path)
 
 
 def start_from_imagenet(model: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import cv2
@@ -97,8 +98,16 @@ def epoch_items(count: int, images: int, seed: int, step: int) -> np.ndarray:
     """(images,) items of a step: every epoch takes all ``count`` of them once, each in an order of its own."""
     places = np.arange(step * images, (step + 1) * images)
     epochs, places = places // count, places % count
-    orders = {epoch: np.random.default_rng((seed, int(epoch), 1)).permutation(count) for epoch in np.unique(epochs)}
-    return np.array([orders[epoch][place] for epoch, place in zip(epochs, places, strict=True)], dtype=np.int64)
+    return np.array(
+        [_epoch_order(count, seed, int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)],
+        dtype=np.int64,
+    )
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """(count,) the items in the order of an epoch; kept, as RealEstate10K has 25 million of them."""
+    return np.random.default_rng((seed, epoch, 1)).permutation(count)
 
 
 def divide_views(count: int, config: ViewLossConfig, rng: np.random.Generator) -> tuple[list[int], list[int]]:

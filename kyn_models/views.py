@@ -6,6 +6,8 @@ read without its code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -138,7 +140,7 @@ def birds_eye_picture(
     ego = pixel(max(spec.x_m[0], 0.0), 0.0)
     cv2.drawMarker(picture, (ego[0], min(ego[1], height - 8)), FRUSTUM_COLOUR, cv2.MARKER_TRIANGLE_UP, 14, 2)
     _scale_bar(picture, 10.0 / spec.resolution_m * scale_x)
-    return np.hstack([picture, _grid_legend(height, legend)])
+    return np.hstack([picture, _grid_legend(height, legend, prediction.label_names)])
 
 
 def _occupied_colours(prediction: Prediction, options: GridOptions) -> tuple[np.ndarray, Legend]:
@@ -169,19 +171,23 @@ def _scale_bar(picture: UInt8Array, length: float) -> None:
     label(picture, "10 m", (10, row - 6), 0.38)
 
 
-def _grid_legend(height: int, occupied: Legend) -> UInt8Array:
+def _grid_legend(height: int, occupied: Legend, names: Sequence[str]) -> UInt8Array:
     others = [("free", FREE_COLOUR), ("unknown", UNKNOWN_COLOUR), ("frustum", FRUSTUM_COLOUR)]
     rows = [*occupied[: max(1, (height - 20) // LEGEND_ROW - len(others) - 1)], *others]
-    legend = _swatches(rows, height, 92)
+    legend = _swatches(rows, height, 92, names)
     top = 14 + LEGEND_ROW * len(rows)
     cv2.drawMarker(legend, (14, top + 6), FRUSTUM_COLOUR, cv2.MARKER_TRIANGLE_UP, 12, 2)
     label(legend, "vehicle", (26, top + 11), 0.38)
     return legend
 
 
-def _swatches(rows: Legend, height: int, width: int) -> UInt8Array:
-    """One row per name with its colour before it; at least ``width`` wide, and as wide as the longest name needs."""
-    longest = max((cv2.getTextSize(text, FONT, 0.38, 1)[0][0] for text, _ in rows), default=0)
+def _swatches(rows: Legend, height: int, width: int, names: Sequence[str]) -> UInt8Array:
+    """One row per name with its colour before it; at least ``width`` wide, and as wide as the longest name needs.
+
+    names: all that there may be, also those without a row: pictures of one film are of one width.
+    """
+    texts = [*(text for text, _ in rows), *names]
+    longest = max((cv2.getTextSize(text, FONT, 0.38, 1)[0][0] for text in texts), default=0)
     legend = np.full((height, max(width, 34 + longest), 3), BACKGROUND, dtype=np.uint8)
     for index, (text, colour) in enumerate(rows):
         top = 14 + LEGEND_ROW * index
@@ -213,7 +219,7 @@ def labels_picture(prediction: Prediction, seen: np.ndarray | None = None) -> UI
     picture = np.where(known, 0.35 * image + 0.65 * colours, image).astype(np.uint8)
     height = picture.shape[0]
     rows = present(classes[known[..., 0]], prediction.label_names)[: (height - 14) // LEGEND_ROW]
-    return np.hstack([picture, _swatches(rows, height, 92)])
+    return np.hstack([picture, _swatches(rows, height, 92, prediction.label_names)])
 
 
 def cell_colours(
@@ -256,7 +262,8 @@ def voxel_picture(
     legend = np.empty((height, 0, 3), dtype=np.uint8)
     if labels is not None and names:
         text = "colours by class, rings every 10 m"
-        legend = _swatches(present(labels[exposed(solid)], names)[: (height - 14) // LEGEND_ROW], height, 0)
+        rows = present(labels[exposed(solid)], names)[: (height - 14) // LEGEND_ROW]
+        legend = _swatches(rows, height, 0, names)
     picture = np.full((height, width - legend.shape[1], 3), BACKGROUND, dtype=np.uint8)
     camera, camera_from_base = orbit_camera(spec, picture.shape[1], height)
     _draw_ground(picture, spec, camera, camera_from_base)

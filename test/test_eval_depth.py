@@ -159,6 +159,8 @@ def test_models_trained_on_such_images_are_asked_as_published(
     assert run("--data", root, "--model", trained_here.path, "--split", split, "--every", 2) == 0
     out = capsys.readouterr().out
     assert "image resized to 128x64, rays as published" in out and "depth, 2 frames" in out
+    assert run("--data", root, "--model", trained_here.path, "--split", split, "--runtime", "openvino") == 2
+    assert "--runtime: got openvino, but torch computes the published rays" in capsys.readouterr().err
 
 
 def save_prior(path: Path, camera: Intrinsics) -> Path:
@@ -210,6 +212,8 @@ def test_command_options_choose_frames_crop_and_scaling(root: Path, split: Path,
     assert "3 frames of raw, published KITTI raw protocol" in out and "as it is" not in out
     assert run(*common) == 0
     assert "3 frames, 3 to 80 m, no crop, no scaling" in capsys.readouterr().out
+    assert run(*common, "--every", 2, "--start", 1) == 0
+    assert "depth, 1 frames, 3 to 80 m" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -219,6 +223,8 @@ def test_command_options_choose_frames_crop_and_scaling(root: Path, split: Path,
         (("--rays", "published"), "for the prior"),
         (("--start", "50"), "none of which was chosen"),
         (("--layout", "kitti360", "--crop", "garg"), "expected --layout kitti_raw"),
+        (("--camera", "01"), "--camera: got 01, which kitti_raw does not use"),
+        (("--layout", "kitti360", "--drive", "x"), "--drive: got x, which --split"),
         (("--layout", "kitti_odometry"), "expected kitti360 or kitti_raw for split files"),
     ],
 )

@@ -115,7 +115,10 @@ def test_split_lines_that_cannot_be_scored_are_counted_or_an_error(
     drive: Kitti360, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     split = tmp_path / "split.txt"
-    split.write_text("".join(f"{tiny.DRIVE} {frame:010d} l\n" for frame in (5, 7, 10, 77)) + "elsewhere 1 l\n")
+    split.write_text(
+        "".join(f"{tiny.DRIVE} {frame:010d} l\n" for frame in (5, 7, 10, 77)) + "elsewhere 1 l\nhalf 1 l\n"
+    )
+    (drive.root / "data_2d_raw" / "half").mkdir()
     drive.scan_path(8).unlink()
     drive.scan_path(12).write_bytes(b"cut")
     more = ["--scans", "3", "--split", str(split)]
@@ -126,6 +129,7 @@ def test_split_lines_that_cannot_be_scored_are_counted_or_an_error(
     assert f"{drive.scan_path(8)} is missing: {tiny.DRIVE} 7" in out
     assert f"{drive.scan_path(12)}: got 3 bytes" in out and out.rstrip().endswith(f"{tiny.DRIVE} 10")
     assert "there is no drive elsewhere" in out
+    assert "half" in out and "vehicle poses" in out
     assert cli.main(arguments(drive, prior, *more, "--strict")) == 2
     error = capsys.readouterr().err
     assert "split.txt, line 2: frame 7" in error and error.count("\n") == 1
@@ -139,6 +143,7 @@ def test_split_lines_that_cannot_be_scored_are_counted_or_an_error(
         (["--truth", ".", "--protocol", "bts"], "which the bts protocol does not use"),
         (["--truth", "."], "got no frame that has masks"),
         (["--scans", "0"], "--scans: got 0, expected at least 1"),
+        (["--split", "split.txt", "--camera", "01"], "--camera: got 01, which --split"),
     ],
 )
 def test_errors_are_one_sentence(

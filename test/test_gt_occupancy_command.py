@@ -113,6 +113,10 @@ def test_what_a_split_names_and_cannot_be_is_named_and_counted(
     assert [frame for frame in FRAMES if has_truth(out, frame_name(tiny.DRIVE, frame))] == [5, 10, 14]
     assert cli.main(command(data, out, "--split", str(split), "--strict")) == 1
     assert "0 frames written, 3 were there" in capsys.readouterr().out
+    (data / "data_2d_raw" / "half").mkdir()
+    split.write_text(f"{tiny.DRIVE} 5 l\nhalf 1 l\n")
+    assert cli.main(command(data, out, "--split", str(split))) == 0
+    assert "half 1" in capsys.readouterr().out
 
 
 def test_a_missing_scan_leaves_a_truth_of_fewer(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,6 +126,10 @@ def test_a_missing_scan_leaves_a_truth_of_fewer(data: Path, tmp_path: Path, caps
     named = f"from fewer scans, 2 at least, as the drive ends or scans are missing: {tiny.DRIVE} 11 to 12, 15"
     assert named in said and "left out, fewer than 2 scans from it on: " in said
     assert has_truth(tmp_path / "out", frame_name(tiny.DRIVE, 12))
+    assert not has_truth(tmp_path / "out", frame_name(tiny.DRIVE, 13)), "its own scan says what is visible"
+    # A second run knows the same of what is there.
+    assert cli.main(command(data, tmp_path / "out", "--fewest", "2", "--workers", "1", "--strict")) == 1
+    assert named in capsys.readouterr().out
 
 
 def test_one_side_of_a_split_that_names_both(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,6 +99,13 @@ def test_failed_videos_are_listed_and_counted_and_not_fatal(places, capsys) -> N
     assert RealEstate10k(places["out"], views=(), dilations=(1, 1)).items[-1] == ("ffee", 2)
 
 
+def test_a_bad_sequence_does_not_keep_the_others_of_its_video(places, capsys) -> None:
+    write_cameras(places["cameras"] / "train", "0000", first=18)
+    assert prepare(places) == 0
+    assert "1 failed" in capsys.readouterr().out
+    assert sorted(path.stem for path in (places["out"] / "cameras").iterdir()) == ["0a1b", "ffee"]
+
+
 @pytest.fixture
 def program(tmp_path: Path, video: Path, monkeypatch) -> Path:
     """A program called yt-dlp that has one video, and a list of what it was asked for."""

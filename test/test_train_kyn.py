@@ -62,6 +62,8 @@ def test_the_artifact_knows_its_labels(config: TrainConfig, tmp_path: Path, monk
     assert artifact.manifest.family == "kyn" and artifact.manifest.labels == LABELS
     started = replace(config, lseg="", start_from=str(artifact.path))
     again = make_trainer(started, task, tmp_path / "again").model.state_dict()
+    with pytest.raises(ValueError, match="expected .* in this order as start_from"):
+        make_trainer(replace(started, labels=LABELS[::-1]), task, tmp_path / "other")
     stored = load_model(artifact).state_dict()
     assert all(torch.equal(value, stored[name]) for name, value in again.items())
 

@@ -81,7 +81,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help="model artifact, or a prior (.npz) (else the shipped artifact)",
     )
     parser.add_argument("--drive", help="drive or sequence, where DIR holds several")
-    parser.add_argument("--camera", choices=("00", "01"), default="00", help="KITTI-360 camera (else 00, the left one)")
+    parser.add_argument("--camera", choices=("00", "01"), help="KITTI-360 camera (else 00, the left one)")
     parser.add_argument("--split", type=Path, metavar="FILE", help="published frame list: <drive> <frame> <l|r> lines")
     parser.add_argument("--start", type=int, metavar="FRAME", help="first frame (else of the drive)")
     parser.add_argument("--stop", type=int, metavar="FRAME", help="last frame (else of the drive)")
@@ -132,7 +132,7 @@ def chosen_drives(args: argparse.Namespace, suitable: Callable[[Kitti360], tuple
     def within(frames: Iterable[int]) -> tuple[int, ...]:
         return tuple(frame for frame in frames if first <= frame <= last)
 
-    drive = Kitti360(args.data, args.drive, args.camera)
+    drive = Kitti360(args.data, args.drive, args.camera or "00")
     chosen = within(suitable(drive))
     left = len(within(drive.frames)) - len(chosen)
     counts = ((len(within(drive.frames_without_pose)), "images without a pose"), (left, f"frames {lack}"))
@@ -140,6 +140,49 @@ def chosen_drives(args: argparse.Namespace, suitable: Callable[[Kitti360], tuple
     if said and ranks.first():
         print(f"left out of {drive.drive}: {', '.join(said)}")
     return [(drive, chosen[:: args.every])]
+
+
+class Chosen:
+    """Some of the samples."""
+
+    def __init__(self, samples: Samples, indices: Sequence[int]) -> None:
+        self._samples, self._indices = samples, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._samples[self._indices[index]]
+
+
+def chosen(args: argparse.Namespace, named: Sequence[tuple[str, int]]) -> list[int]:
+    """Indices of those of ``named`` (drive, frame) that ``--drive``, ``--start``, ``--stop`` and ``--every`` choose.
+
+    Raises ``ValueError`` where there is none.
+    """
+    first = -1 if args.start is None else args.start
+    last = float("inf") if args.stop is None else args.stop
+    indices = [
+        index
+        for index, (drive, frame) in enumerate(named)
+        if first <= frame <= last and args.drive in (None, drive, Path(drive).name)
+    ][:: args.every]
+    if not indices:
+        raise ValueError(f"{args.data}: got {len(named)} frames, none of which was chosen, expected at least one")
+    return indices
+
+
+def require_no_runtime(args: argparse.Namespace, instead: str) -> None:
+    """Raise ``ValueError`` where a runtime or precision is asked for beside what torch computes in float32.
+
+    instead: the options with which the runtime is used.
+    """
+    for name, value, same in (("--runtime", args.runtime, "torch"), ("--precision", args.precision, "float32")):
+        if value not in ("auto", same):
+            raise ValueError(
+                f"{name}: got {value}, but torch computes the published rays in float32; leave it out, or give "
+                f"{instead}"
+            )
 
 
 def scored(

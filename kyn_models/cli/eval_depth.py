@@ -8,11 +8,13 @@ from kyn_models import evaluate, ranks
 from kyn_models.baselines import BOX_STREETS, best_answer
 from kyn_models.cli import eval_depth_raw
 from kyn_models.cli.eval import (
+    Chosen,
     Drives,
     Model,
     Samples,
     add_common_arguments,
     check_common,
+    chosen,
     chosen_drives,
     load_model,
     numbers,
@@ -21,6 +23,7 @@ from kyn_models.cli.eval import (
     scored,
     write_csv,
 )
+from kyn_models.cli.unused import refuse
 from kyn_models.data.kitti360 import open_split
 from kyn_models.data.kitti_odometry import KittiOdometry
 from kyn_models.data.kitti_raw import KittiRaw
@@ -42,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the table of the model and of the best box street, or that of the published KITTI raw protocol."""
     check_common(args)
+    if args.layout != "kitti360":
+        refuse(args, ("camera",), args.layout)
     if eval_depth_raw.wanted(args):
         return eval_depth_raw.run(args)
     if args.layout != "kitti360" and args.split:
@@ -109,11 +114,15 @@ class _Kitti360Depth:
 def _depth_frames(args: argparse.Namespace) -> tuple[Samples, list[str]]:
     """The chosen frames, and a sentence for every split line that is left out."""
     if args.layout == "kitti_raw":
-        return KittiRaw(args.data, args.drive), []
+        raw = KittiRaw(args.data, args.drive)
+        return Chosen(raw, chosen(args, [(args.drive or raw.drive, frame) for frame in raw.frames])), []
     if args.layout == "kitti_odometry":
-        return KittiOdometry(args.data, args.drive), []
+        odometry = KittiOdometry(args.data, args.drive)
+        named = [(args.drive or odometry.sequence, frame) for frame in odometry.frames]
+        return Chosen(odometry, chosen(args, named)), []
     missing: list[str] = []
     if args.split:
+        refuse(args, ("drive", "camera"), "--split, which names its frames itself,")
         drives, missing = _split_drives(args)
     else:
         drives = chosen_drives(

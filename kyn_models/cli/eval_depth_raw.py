@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from kyn_models import published_depth, ranks
 from kyn_models.artifact import Artifact
 from kyn_models.cli.eval import (
+    Chosen,
     Samples,
+    chosen,
     first_camera,
     load_model,
     numbers,
     print_table,
+    require_no_runtime,
     same_kind,
     say_left_out,
     scored,
@@ -129,23 +131,19 @@ def _model(args: argparse.Namespace, frames: Samples) -> tuple[DepthModel, str, 
         if args.rays == "published" or same_kind(artifact.manifest.camera.source, first_camera(frames)):
             from kyn_models.published_rays import PublishedRays
 
+            require_no_runtime(args, "--rays runtime")
             rays = PublishedRays(artifact, torch_device())
             return rays, f"{artifact.name}, image resized to {rays.width}x{rays.height}, rays as published", True
     model, name = load_model(args.model, args.runtime, args.precision)
     return model, name if prior else f"{name}, image warped to the training camera", False
 
 
-class _Chosen:
-    """Some of the frames."""
+class _Chosen(Chosen):
+    """Some of the frames, with the truth of the published protocol."""
 
     def __init__(self, frames: KittiRawSplit | KittiRaw, indices: Sequence[int]) -> None:
-        self._frames, self._indices = frames, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self._frames[self._indices[index]]
+        super().__init__(frames, indices)
+        self._frames = frames
 
     def published_depth(self, index: int) -> Float32Array:
         return self._frames.published_depth(self._indices[index])
@@ -159,14 +157,5 @@ def _frames(args: argparse.Namespace) -> tuple[_Chosen, tuple[str, ...]]:
         named, missing = [(line.drive, line.frame) for line in frames.lines], frames.missing
     else:
         frames = KittiRaw(args.data, args.drive)
-        named, missing = [(frames.drive, frame) for frame in frames.frames], ()
-    first = -1 if args.start is None else args.start
-    last = float("inf") if args.stop is None else args.stop
-    indices = [
-        index
-        for index, (drive, frame) in enumerate(named)
-        if first <= frame <= last and args.drive in (None, drive, Path(drive).name)
-    ][:: args.every]
-    if not indices:
-        raise ValueError(f"{args.data}: got {len(named)} frames, none of which was chosen, expected at least one")
-    return _Chosen(frames, indices), missing
+        named, missing = [(args.drive or frames.drive, frame) for frame in frames.frames], ()
+    return _Chosen(frames, chosen(args, named)), missing

@@ -144,6 +144,7 @@ def _model(args: argparse.Namespace, samples: shared.Samples) -> tuple[str, eval
     if args.input == "published" or like:
         from kyn_models.published_rays import PublishedRays
 
+        shared.require_no_runtime(args, "--input warped")
         rays = PublishedRays(artifact, shared.torch_device())
         return f"{artifact.name}, image resized to {rays.width}x{rays.height}", rays
     predictor = Predictor(artifact, args.runtime, precision=args.precision)

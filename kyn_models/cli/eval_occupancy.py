@@ -24,6 +24,7 @@ from kyn_models.cli.eval import (
     progress,
     write_csv,
 )
+from kyn_models.cli.unused import refuse
 from kyn_models.data import drive_truth
 from kyn_models.data.kitti360 import Kitti360, drives_of
 from kyn_models.data.occupancy_files import OBJECTS, frame_name, has_truth, read_objects, read_settings
@@ -114,15 +115,21 @@ def _frames(args: argparse.Namespace, protocol: OccupancyProtocol) -> tuple[Driv
             drives = chosen_drives(args, partial(_suitable, args, protocol), lack)
         _check_camera(args, drives)
         return drives, []
+    refuse(args, ("drive", "camera"), "--split, which names its frames itself,")
     lines = [line for line in read_split(args.split) if _within(args, line.frame)]
     known = drives_of(args.data)
     drives, missing = [], []
     for name, camera in dict.fromkeys((line.drive, line.camera) for line in lines):
         wanted = [line for line in lines if (line.drive, line.camera) == (name, camera)][:: args.every]
-        drive = Kitti360(args.data, name, camera) if name in known else None
+        drive, fault = None, f"there is no drive {name} in {args.data / 'data_2d_raw'}"
+        if name in known:
+            try:
+                drive = Kitti360(args.data, name, camera)
+            except (FileNotFoundError, ValueError) as error:
+                fault = str(error)
         good = []
         for line in wanted:
-            reason = _lack(args, protocol, drive, line)
+            reason = fault if drive is None else _lack(args, protocol, drive, line)
             if reason and args.strict:
                 raise ValueError(f"{line.source}: frame {line.frame} of {line.drive} cannot be scored, {reason}")
             if reason:
@@ -146,10 +153,8 @@ def _suitable(args: argparse.Namespace, protocol: OccupancyProtocol, drive: Kitt
     return drive_truth.frames_with_scans(drive, protocol.scans)
 
 
-def _lack(args: argparse.Namespace, protocol: OccupancyProtocol, drive: Kitti360 | None, line: SplitLine) -> str:
+def _lack(args: argparse.Namespace, protocol: OccupancyProtocol, drive: Kitti360, line: SplitLine) -> str:
     """Why a frame of a split cannot be scored, empty where it can."""
-    if drive is None:
-        return f"there is no drive {line.drive} in {args.data / 'data_2d_raw'}"
     if not drive.has_pose(line.frame):
         return "no pose"
     if not drive.image_path(line.frame).is_file():

@@ -118,7 +118,11 @@ def _plan(args: argparse.Namespace) -> tuple[list[Run], list[tuple[str, str]]]:
             reason = f"{args.data / 'data_2d_raw' / name}: no such drive"
             missing += [(frame_name(name, frame), reason) for frame in frames]
             continue
-        drive = Kitti360(args.data, name, lines[0].camera)
+        try:
+            drive = Kitti360(args.data, name, lines[0].camera)
+        except (FileNotFoundError, ValueError) as error:
+            missing += [(frame_name(name, frame), str(error)) for frame in frames]
+            continue
         reason = f"no pose in {args.data / 'data_poses' / name / 'poses.txt'}"
         missing += [(frame_name(name, frame), reason) for frame in frames if not drive.has_pose(frame)]
         runs.append(Run(args.data, name, lines[0].camera, tuple(frame for frame in frames if drive.has_pose(frame))))

@@ -29,8 +29,8 @@ examples:
   torchrun --nproc_per_node=2 --max-restarts=3 -m kyn_models.cli train config/train/bts_kitti360.yaml runs/kitti360
 
 The same command goes on where it stopped, bit for bit. Processes of torchrun share every step's batch (the
-configuration says how many images it has in all), so that their number changes speed and not the result; where one
-dies, torchrun starts all again and they go on from the last checkpoint.
+configuration says how many images it has in all), so that with loop.norms: kept their number changes speed and not the
+result; where one dies, torchrun starts all again and they go on from the last checkpoint.
 
 Exit codes: 0 all steps are done and the artifact is written; 3 paused, for --minutes are over, or SIGTERM or Ctrl-C
 came: last.pt holds the step that was running, the same command goes on; 2 as for all commands; 130 stopped at once, by

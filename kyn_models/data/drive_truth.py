@@ -78,9 +78,9 @@ def truths(
 ) -> Iterator[FrameTruth]:
     """Truth of the frames, in ascending order, each once.
 
-    z_range: the far and the near end of the slice, metres. gaps: a scan that is missing, as KITTI-360 lacks some, makes
-    the truth poorer by one; else, and if it is damaged, it leaves all frames without truth whose window holds it.
-    Raises as ``window``.
+    z_range: the far and the near end of the slice, metres. gaps: a later scan that is missing, as KITTI-360 lacks some,
+    makes the truth poorer by one. A frame's own scan, which says what is visible, is always needed; without ``gaps``,
+    and of damaged ones, all. Raises as ``window``.
     """
     grid = protocol_grid(z_range=z_range)
     waiting = deque(sorted(set(frames)))
@@ -96,6 +96,7 @@ def truths(
             tilted = TILT @ np.linalg.inv(drive.world_from_base(current) @ drive.base_from_camera())
             open_frames.append(_Open(waiting.popleft(), stop, tilted, TruthInMaking(grid, z_range=z_range), [], []))
         if gaps and not drive.has_scan(current):
+            _add_scan(drive, current, [entry for entry in open_frames if entry.frame == current])
             for entry in open_frames:
                 entry.lacks.append(current)
         else:
@@ -105,7 +106,7 @@ def truths(
             done = open_frames.popleft()
             problem = done.problems[0] if done.problems else None
             taken = len(windows.pop(done.frame)) - len(done.lacks)
-            yield FrameTruth(done.frame, None if problem or not taken else done.making.truth(), taken, problem)
+            yield FrameTruth(done.frame, None if problem else done.making.truth(), taken, problem)
 
 
 def _add_scan(drive: Kitti360, frame: int, open_frames: Iterable[_Open]) -> None:

@@ -139,15 +139,27 @@ def _make(recipe: Recipe, videos: Sequence[Video]) -> Made:
         there = _video_file(recipe, video.id)
         try:
             path = there or _download(recipe, video)
-            for sequence in wanted:
-                _extract(recipe, path, sequence)
-            made = replace(made, written=made.written + 1)
+            faults = [fault for sequence in wanted if (fault := _fault(recipe, path, sequence))]
         except (ValueError, FileNotFoundError) as error:
-            made = replace(made, faults=(*made.faults, f"{video.id}: {' '.join(str(error).split())}"))
+            faults = [str(error)]
+        if faults:
+            told = "; ".join(" ".join(fault.split()) for fault in faults)
+            made = replace(made, faults=(*made.faults, f"{video.id}: {told}"))
+        else:
+            made = replace(made, written=made.written + 1)
         downloaded = _video_file(recipe, video.id)
         if there is None and downloaded is not None and not recipe.keep:
             downloaded.unlink()
     return made
+
+
+def _fault(recipe: Recipe, video: Path, sequence: Path) -> str:
+    """``_extract`` of one sequence: what is wrong with it, empty where it is written. The others go on."""
+    try:
+        _extract(recipe, video, sequence)
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    return ""
 
 
 def _extract(recipe: Recipe, video: Path, sequence: Path) -> None:

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_any
 from pathlib import Path
 
-from kyn_models.data.drive_truth import truths
+from kyn_models.data.drive_truth import truths, window
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.data.occupancy_files import frame_name, has_truth, write_truth
 
@@ -85,10 +85,10 @@ def write_run(run: Run, out: Path, scans: int, fewest: int, progress: Progress) 
     drive = Kitti360(run.root, run.drive, run.camera)
     for done, (frame, truth, taken, problem) in enumerate(truths(drive, run.frames, scans, gaps=True), start=1):
         name = frame_name(run.drive, frame)
-        if taken < fewest:
-            report.left_out.append((name, f"fewer than {fewest} scans from it on"))
-        elif truth is None:
+        if truth is None:
             report.left_out.append((name, str(problem)))
+        elif taken < fewest:
+            report.left_out.append((name, f"fewer than {fewest} scans from it on"))
         else:
             write_truth(out, name, truth)
             report.written += 1
@@ -99,13 +99,16 @@ def write_run(run: Run, out: Path, scans: int, fewest: int, progress: Progress) 
 
 
 def write_runs(runs: Sequence[Run], out: Path, scans: int, fewest: int, workers: int, progress: Progress) -> Report:
-    """``write_run`` for all runs, cut for ``workers`` processes; frames whose masks are there are kept.
+    """``write_run`` for all runs, cut for ``workers`` processes; frames whose masks are there are kept, and named where
+    they have fewer scans.
 
     Raises ``OSError`` as ``write_run``, and ``ChildProcessError`` if a worker dies.
     """
     left = [missing(run, out) for run in runs]
     total = sum(len(run.frames) for run in left)
     report = Report(kept=sum(len(run.frames) for run in runs) - total)
+    for run, new in zip(runs, left, strict=True):
+        report.short += _short(run, frozenset(run.frames) - frozenset(new.frames), scans)
     shortest, longest = RUN_FRAMES
     length = min(max(total // (4 * workers), shortest), longest)
     jobs = [part for run in left for part in cut(run, length)]
@@ -118,6 +121,16 @@ def write_runs(runs: Sequence[Run], out: Path, scans: int, fewest: int, workers:
         for part in _by_processes(jobs, out, scans, fewest, workers, progress):
             report.add(part)
     return report
+
+
+def _short(run: Run, kept: frozenset[int], scans: int) -> list[tuple[str, int]]:
+    """Name and number of scans of the kept frames that have fewer than asked for; scans are not read."""
+    if not kept:
+        return []
+    drive = Kitti360(run.root, run.drive, run.camera)
+    there = {frame for frame in drive.posed_frames if drive.has_scan(frame)}
+    counts = {frame: sum(later in there for later in window(drive, frame, scans)) for frame in sorted(kept)}
+    return [(frame_name(run.drive, frame), count) for frame, count in counts.items() if count < scans]
 
 
 def _shifted(progress: Progress, before: int, done: int) -> None:

@@ -81,8 +81,9 @@ def test_a_bad_scan_takes_only_the_frames_whose_window_holds_it(tmp_path: Path) 
     assert isinstance(found[8].problem, EmptySliceError) and isinstance(found[9].problem, EmptySliceError)
     with_gaps = {truth.frame: truth for truth in truths(drive, range(5, 9), 2, gaps=True)}
     assert [(frame, truth.scans, truth.truth is None) for frame, truth in with_gaps.items()] == [
-        (5, 2, False), (6, 1, False), (7, 1, False), (8, 2, True)
+        (5, 2, False), (6, 1, False), (7, 1, True), (8, 2, True)
     ]  # fmt: skip
+    assert isinstance(with_gaps[7].problem, FileNotFoundError), "its own scan says what is visible"
     assert "truncated" in str(found[11].problem) and "truncated" in str(found[12].problem)
 
 
