@@ -33,7 +33,7 @@ def test_missing_pieces_say_what_to_do(tmp_path):
         Artifact.load(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match=r"artifact\.json"):
         Artifact.load(tmp_path)
-    write_artifact(tmp_path / "run" / "artifact", Manifest("bts"), {"weights.safetensors": b"abc"})
+    write_artifact(tmp_path / "run" / "artifact", Manifest("bts", {"d_out": 64}), {"weights.safetensors": b"abc"})
     with pytest.raises(FileNotFoundError, match=f"expected a model artifact; {tmp_path}/run/artifact is one"):
         Artifact.load(tmp_path / "run")
     with pytest.raises(FileNotFoundError, match="kyn export"):
