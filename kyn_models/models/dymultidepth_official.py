@@ -20,9 +20,7 @@ PREFIXES = ("module.", "")
 MARK = "fusion_module.gamma"
 """A weight that no other system has."""
 
-LICENCES = Licences(
-    weights="not stated, the authors' code MIT", data="KITTI, CC BY-NC-SA 3.0 (not for commercial use)"
-)
+LICENCES = Licences(weights="not stated, the authors' code MIT", data="KITTI, CC BY-NC-SA 3.0 (not for commercial use)")
 """Of the KITTI odometry models, as far as their authors state them."""
 INPUT = "RGB uint8, image / 255 - 0.5"
 CAMERA = TrainingCamera(

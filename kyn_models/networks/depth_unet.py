@@ -52,9 +52,7 @@ class DepthUNet(nn.Module):
     to 16, dec: of the six decoder layers from coarse to fine.
     """
 
-    def __init__(
-        self, channels_in: int, features: tuple[int, ...], enc: tuple[int, ...], dec: tuple[int, ...]
-    ) -> None:
+    def __init__(self, channels_in: int, features: tuple[int, ...], enc: tuple[int, ...], dec: tuple[int, ...]) -> None:
         super().__init__()
         levels = []
         for level, (size, channels) in enumerate(zip(KERNELS, enc, strict=True)):

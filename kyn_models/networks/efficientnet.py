@@ -83,7 +83,7 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetB5(nn.Module):
-    """The trunk. ``conv_head`` and ``bn2`` and the later stages are unused here but part of the official checkpoints."""
+    """The trunk. The later stages, ``conv_head`` and ``bn2`` are unused here but part of the official checkpoints."""
 
     def __init__(self) -> None:
         super().__init__()

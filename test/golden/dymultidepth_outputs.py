@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from official import Arrays, fill, tensor
 
@@ -16,7 +15,7 @@ INPUTS = frozenset(
 )
 ENCODERS: dict[str, Any] = {"resnet18": "resnet18", "efficientnetb5": "efficientnet_b5"}
 SHARPER = 8
-"""So much larger are the queries and keys of case 1, whose attention is then far from uniform."""
+"""So much larger are the weights of queries and keys in case 1, whose attention is then far from uniform."""
 
 
 def _model(name: str, folder: Path, salt: str) -> DyMultiDepth:
@@ -27,8 +26,7 @@ def _model(name: str, folder: Path, salt: str) -> DyMultiDepth:
         fusion = model.fusion_module
         with torch.no_grad():
             for layer in (fusion.lin_mono_q, fusion.lin_mono_k, fusion.lin_multi_q, fusion.lin_multi_k):
-                for value in layer.parameters():
-                    value.mul_(SHARPER)
+                layer.weight.mul_(SHARPER)
     return model
 
 

@@ -1,7 +1,7 @@
 """Compare with the authors' own outputs: python test/golden/parity.py DIR [--salt S]
 
-DIR holds one folder per system with cases (``*.npz``) and, for networks, the official names (``state_dict*.json``). Each
-network is filled from those names alone, so that equal outputs mean that official checkpoints behave as published.
+DIR holds one folder per system with cases (``*.npz``) and, for networks, the official names (``state_dict*.json``).
+Each network is filled from those names alone, so that equal outputs mean that official checkpoints behave as published.
 Systems that are not built yet are listed. Exit code 0 only if at least one case ran and all of them agree.
 """
 
