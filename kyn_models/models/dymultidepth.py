@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from kyn_models.networks.cue_fusion import CueFusion, Fusion
 from kyn_models.networks.depth_unet import STRIDE, DepthUNet
 from kyn_models.networks.efficientnet import EfficientNetB5Encoder
 from kyn_models.networks.resnet import ResnetEncoder
+from kyn_models.types import Observation
 
 PSEUDO_RANGE_M = (1e-3, 80.0)
 """Depth from one image is cut to this before it becomes a pseudo cost volume, as published."""
@@ -53,6 +55,39 @@ class DyMultiDepthConfig:
         for name, count in (("channels_enc", 5), ("channels_dec", 6)):
             if len(getattr(self, name)) != count:
                 raise ValueError(f"model.{name}: got {len(getattr(self, name))} numbers, expected {count}")
+
+
+class MultiFrameInput(NamedTuple):
+    """The arguments of ``DyMultiDepth.forward``, in their order and as they are told there."""
+
+    image: Tensor
+    k: Tensor
+    neighbours: Tensor
+    neighbour_from_key: Tensor
+    neighbour_k: Tensor
+
+
+def input_of(observation: Observation) -> MultiFrameInput:
+    """An observation with its neighbours as a batch of one, float32 on the CPU.
+
+    Its frames have the network's image size, and intrinsics scaled with them as published. Relative poses come from
+    float64: in float32 a map whose origin is far away has no centimetres.
+    Raises ``ValueError`` for a frame without a pose or of another size than the key frame.
+    """
+    for frame in observation.frames:
+        if frame.world_from_camera is None:
+            raise ValueError(f"frame at {frame.stamp_ns} ns: got no pose, expected world_from_camera of every frame")
+        if frame.image.shape != observation.key.image.shape:
+            raise ValueError(
+                f"frame at {frame.stamp_ns} ns: got shape {frame.image.shape}, "
+                f"expected {observation.key.image.shape} as the key frame has"
+            )
+    pixels = np.stack([frame.image for frame in observation.frames]).transpose(0, 3, 1, 2)
+    images = torch.from_numpy(pixels.astype(np.float32)) / 255 - 0.5
+    ks = torch.from_numpy(np.stack([frame.intrinsics.matrix for frame in observation.frames])).float()
+    worlds = np.stack([np.asarray(frame.world_from_camera) for frame in observation.frames])
+    poses = torch.from_numpy(np.linalg.inv(worlds[1:]) @ worlds[0]).float()
+    return MultiFrameInput(images[:1], ks[:1], images[None, 1:], poses[None], ks[None, 1:])
 
 
 class InverseDepths(NamedTuple):
@@ -104,8 +139,7 @@ class DyMultiDepth(nn.Module):
         image: (B, 3, H, W) key frame, neighbours: (B, N, 3, H, W), one or more in any order; published are the frame
         before and the one after, a stereo partner will do too. k: (B, 3, 3) and neighbour_k: (B, N, 3, 3) camera
         matrices in pixels of these images, scaled with them as published: c' = c s. neighbour_from_key:
-        (B, N, 4, 4) rigid transforms from the key camera's axes to the neighbour's, in metres. Float32; poses are best
-        multiplied in float64 before, far from the origin of a map float32 has no centimetres.
+        (B, N, 4, 4) rigid transforms from the key camera's axes to the neighbour's, in metres.
         Raises ``ValueError`` for shapes that do not fit each other or sizes that are no multiple of 16.
         """
         cost = self.cost_volume(image, k, neighbours, neighbour_from_key, neighbour_k)

@@ -1,4 +1,4 @@
-"""Cross-cue fusion (Li et al., CVPR 2023, section 3.3): what one cue knows about itself guides the other. torch.
+"""Cross-cue fusion (Li et al., CVPR 2023): what one cue knows about itself guides the other. torch.
 
 The cues are the cost volume of several views ("multi") and the pseudo cost of the depth from one image ("mono").
 Attention of one cue over its own pixels tells which pixels belong together; the values are those of the other.

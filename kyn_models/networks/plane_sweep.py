@@ -1,6 +1,6 @@
 """How well a key frame matches its neighbours at planes of constant depth: MonoRec's cost volume with SSIM.
 
-Wimbauer, Yang, von Stumberg, Zeller, Cremers, CVPR 2021, section 3.1, as Li, Gong, Yin, Chen, Zhu, Wang, Chen, Sun,
+Wimbauer, Yang, von Stumberg, Zeller, Cremers, CVPR 2021, as Li, Gong, Yin, Chen, Zhu, Wang, Chen, Sun,
 Zhang (CVPR 2023) use it. Depths and translations in metres; poses are written ``neighbour_from_key``.
 """
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="models need torch")
@@ -14,7 +15,8 @@ torch = pytest.importorskip("torch", reason="models need torch")
 from artifacts import seed_by_name
 from torch import Tensor
 
-from kyn_models.models.dymultidepth import DyMultiDepth, DyMultiDepthConfig
+from kyn_models.models.dymultidepth import DyMultiDepth, DyMultiDepthConfig, input_of
+from kyn_models.types import Intrinsics, Observation, PosedFrame
 
 TINY = DyMultiDepthConfig(
     depth_steps=8,
@@ -94,6 +96,38 @@ def test_the_fused_depth_depends_on_the_depth_from_one_image() -> None:
     first, second = one(**asked), other(**asked)
     assert torch.equal(first.matched.nan_to_num(), second.matched.nan_to_num())
     assert not torch.allclose(first.fused, second.fused, rtol=1e-3)
+
+
+def observation(origin_m: float = 0.0, **changes: Any) -> Observation:
+    """Three frames half a metre apart that look along the world's y, ``origin_m`` away from its origin."""
+    rng = np.random.default_rng(3)
+    frames = []
+    for ahead in (0.0, -0.5, 0.5):
+        pose = np.array([[0.8, 0.0, 0.6, 0.0], [0.0, 1.0, 0.0, 0.0], [-0.6, 0.0, 0.8, 0.0], [0.0, 0.0, 0.0, 1.0]])
+        pose[:3, 3] = origin_m + pose[:3, 2] * ahead
+        image = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        frames.append(PosedFrame(image, Intrinsics(60.0, 61.0, 31.0, 23.0, WIDTH, HEIGHT), 7, pose))
+    frames[-1] = replace(frames[-1], **changes)
+    return Observation(tuple(frames), np.eye(4))
+
+
+@torch.inference_mode()
+def test_an_observation_is_the_input_wherever_the_map_has_its_origin(model: DyMultiDepth) -> None:
+    asked = input_of(observation())
+    assert asked.image.shape == (1, 3, HEIGHT, WIDTH) and asked.image.min() == -0.5 and asked.image.max() == 0.5
+    # What lies 10 m ahead of the key frame is 10.5 m ahead of the frame before and 9.5 m ahead of the one after.
+    moved = asked.neighbour_from_key @ torch.tensor([0.0, 0.0, 10.0, 1.0])
+    expected = torch.tensor([[[0.0, 0.0, 10.5, 1.0], [0.0, 0.0, 9.5, 1.0]]])
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-5)
+    assert asked.neighbour_k[0, 1].tolist() == [[60.0, 0.0, 31.0], [0.0, 61.0, 23.0], [0.0, 0.0, 1.0]]
+    far = input_of(observation(origin_m=5e5))
+    torch.testing.assert_close(far.neighbour_from_key, asked.neighbour_from_key, rtol=0, atol=1e-6)
+    assert model(*asked).fused.shape == (1, HEIGHT, WIDTH)
+    with pytest.raises(ValueError, match="frame at 7 ns: got no pose"):
+        input_of(observation(world_from_camera=None))
+    small = {"image": np.zeros((16, 32, 3), np.uint8), "intrinsics": Intrinsics(1.0, 1.0, 1.0, 1.0, 32, 16)}
+    with pytest.raises(ValueError, match="expected .48, 64, 3. as the key frame has"):
+        input_of(observation(**small))
 
 
 @torch.inference_mode()
