@@ -246,7 +246,8 @@ def official_weights(path: str | Path, section: str, prefixes: tuple[str, ...]) 
     prefix = next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in stored)), None)
     if prefix is None:
         shown = ", ".join(list(stored)[:3]) or "none"
-        raise ValueError(f"{path}: got no weights named {prefixes[0]}*, expected some; its weights are: {shown}")
+        named = "" if "" in prefixes else f" named {prefixes[0]}*"
+        raise ValueError(f"{path}: got no weights{named} under {section!r}, expected some; its weights are: {shown}")
     ignored += [name for name in stored if not name.startswith(prefix)]
     weights = {
         name.removeprefix(prefix): checkpoint.tensor(value) for name, value in stored.items() if name.startswith(prefix)

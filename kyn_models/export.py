@@ -22,6 +22,7 @@ from kyn_models.fused_kyn import FusedKyn
 from kyn_models.graphs import encoder_graph, engine_graph, kyn_engine_graph
 from kyn_models.models.kyn_export import KynMaps
 from kyn_models.models.loading import load_model
+from kyn_models.predictor import check_family
 from kyn_models.runtimes import RUNTIMES
 from kyn_models.runtimes.constants import DecoderConstants
 from kyn_models.runtimes.kyn_constants import KynConstants
@@ -60,6 +61,7 @@ def export(path: str | Path) -> tuple[Artifact, list[Agreement]]:
     not written then), ``ImportError`` if neither OpenVINO nor ONNX Runtime is installed.
     """
     artifact = Artifact.load(path)
+    check_family(artifact)
     # The test first: only one copy of the weights is held at a time.
     test = _selftest(artifact)
     model: Any = load_model(artifact)

@@ -41,7 +41,10 @@ def depth_loss(depth: Tensor, passed: Tensor, truth: Tensor, z_near: float, z_fa
 
 
 def ssim_distance(a: Tensor, b: Tensor) -> Tensor:
-    """(1 - SSIM) / 2 per pixel, 3x3 means, clamped to 0..1. a, b: (B, C, H, W) in 0..1 -> (B, C, H, W)."""
+    """(1 - SSIM) / 2 per pixel, 3x3 means, clamped to 0..1. a, b: (B, C, H, W) in 0..1 -> (B, C, H, W).
+
+    One of them may have a single channel, which then meets every channel of the other.
+    """
     a, b = functional.pad(a, (1, 1, 1, 1), mode="reflect"), functional.pad(b, (1, 1, 1, 1), mode="reflect")
     mean_a, mean_b = functional.avg_pool2d(a, 3, 1), functional.avg_pool2d(b, 3, 1)
     var_a = functional.avg_pool2d(a * a, 3, 1) - mean_a**2

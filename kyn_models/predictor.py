@@ -38,6 +38,15 @@ PREDICTED_FAMILIES = ("bts", "kyn")
 KEPT_MOUNTS = 2
 
 
+def check_family(artifact: Artifact) -> None:
+    """Raises ``ValueError`` for a model of which the runtimes know nothing."""
+    if artifact.manifest.family not in PREDICTED_FAMILIES:
+        raise ValueError(
+            f"{artifact.path}: got a model of family {artifact.manifest.family!r}, "
+            f"expected one of {', '.join(PREDICTED_FAMILIES)}"
+        )
+
+
 @dataclass(frozen=True)
 class _Geometry:
     """What depends on the mount and the grid alone. cells: (n,) flat indices of those in the canonical camera's view;
@@ -94,11 +103,7 @@ class Predictor:
         precision: Precision = "auto",
         say: Callable[[str], None] = log.info,
     ) -> None:
-        if artifact.manifest.family not in PREDICTED_FAMILIES:
-            raise ValueError(
-                f"{artifact.path}: got a model of family {artifact.manifest.family!r}, "
-                f"expected one of {', '.join(PREDICTED_FAMILIES)}"
-            )
+        check_family(artifact)
         if not np.isfinite(metric_scale) or metric_scale <= 0:
             raise ValueError(f"metric_scale: got {metric_scale}, expected a number above 0")
         if len(depth_rays) != 2 or min(depth_rays) < 1:

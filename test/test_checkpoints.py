@@ -290,7 +290,7 @@ def test_import_is_strict_inside_the_model(tmp_path: Path, capsys: Any) -> None:
             **state(),
             f"{PREFIX}code_xyz._freqs": torch.ones(1, 8, 1),
         },
-        "got no weights named renderer.net.*": {"encoder.conv1.weight": torch.zeros(1)},
+        "got no weights named renderer.net.* under 'model'": {"encoder.conv1.weight": torch.zeros(1)},
         "not finite": {**state(), PREFIX + bias: torch.full((1,), torch.nan)},
     }
     for text, weights in wrong.items():

@@ -15,6 +15,7 @@ from kyn_models.benchmark_case import PLAIN, Case
 from kyn_models.benchmark_images import BenchmarkImages, add_image_arguments, load_images
 from kyn_models.benchmark_record import check_output, hardware, in_words, write_json
 from kyn_models.cli.eval import print_table
+from kyn_models.predictor import check_family
 from kyn_models.runtimes import RUNTIMES
 from kyn_models.runtimes.queries import PRECISIONS, Precision
 from kyn_models.types import VoxelGridSpec
@@ -106,7 +107,9 @@ def _check(args: argparse.Namespace) -> int:
 
 def _artifact(args: argparse.Namespace) -> Artifact:
     if not args.seeded:
-        return Artifact.load(args.model)
+        artifact = Artifact.load(args.model)
+        check_family(artifact)
+        return artifact
     from kyn_models.models.bts import BtsConfig
     from kyn_models.models.kyn import KynConfig
     from kyn_models.models.seeded import cached_artifact

@@ -12,24 +12,27 @@ from kyn_models import config as configuration
 from kyn_models.artifact import WEIGHTS, Licences, Manifest, TrainingCamera, sha256, write_artifact
 from kyn_models.cli import export
 from kyn_models.labels import read_labels
+from kyn_models.predictor import PREDICTED_FAMILIES
 
 if TYPE_CHECKING:
     from kyn_models.checkpoints import OfficialWeights
 
-OFFICIAL = {"bts": "kyn_models.models.bts_official", "kyn": "kyn_models.models.kyn_official"}
-"""Modules on how the authors save each family: ``SECTION``, ``PREFIXES``, ``MARK``, ``LICENCES``, ``config_of``."""
+OFFICIAL = {family: f"kyn_models.models.{family}_official" for family in ("bts", "dymultidepth", "kyn")}
+"""Modules on how the authors save each family: ``SECTION``, ``PREFIXES``, ``MARK``, ``config_of``, and what is known of
+the published model: ``LICENCES``, ``CAMERA``, ``INPUT``."""
 
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """What a checkpoint does not say about itself; the defaults are those of the authors' KITTI-360 models.
+    """What a checkpoint does not say about itself.
 
     model: the family's configuration, as far as the shapes of the weights do not tell it. camera: what it was trained
-    with. licences: of weights and data, none for what is known of the authors' KITTI-360 models.
+    with. licences: of weights and data. None for what is known of the authors' KITTI-360 models, for dymultidepth of
+    those of KITTI odometry.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
-    camera: TrainingCamera = TrainingCamera()
+    camera: TrainingCamera | None = None
     licences: Licences | None = None
 
 
@@ -37,9 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("family", choices=sorted(OFFICIAL), help="the system that the checkpoint is of")
     parser.add_argument("checkpoint", type=Path, help="file that the authors published (.pt, .pth)")
     parser.add_argument("out", type=Path, help="folder for the artifact, new or empty")
-    parser.add_argument(
-        "--config", type=Path, metavar="YAML", help="model, camera and licences (else those of the KITTI-360 models)"
-    )
+    parser.add_argument("--config", type=Path, metavar="YAML", help="model, camera and licences (else those published)")
     parser.add_argument(
         "--lseg", type=Path, metavar="FILE", help="kyn: demo_e200.ckpt, where the checkpoint lacks LSeg"
     )
@@ -70,16 +71,18 @@ def run(args: argparse.Namespace) -> int:
         model.exportable()  # nothing is written where this refuses
     from kyn_models.models.loading import weights_file
 
+    form = form_of(args.family)
     artifact = write_artifact(
         args.out,
         Manifest(
             family=args.family,
             config=configuration.to_mapping(model.config),
-            camera=config.camera,
+            camera=config.camera or form.CAMERA,
             z_near=model.config.z_near,
             z_far=model.config.z_far,
+            input=form.INPUT,
             labels=labels,
-            licences=config.licences or form_of(args.family).LICENCES,
+            licences=config.licences or form.LICENCES,
             provenance=provenance(sources),
         ),
         {WEIGHTS: weights_file(model, args.half)},
@@ -88,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"  ignored, outside the model: {name}")
     print(f"{count} weights, all of the model's ({model.config.encoder}); wrote {artifact.path}")
     if args.no_export:
-        print(f"torch runs it; for the other runtimes: kyn export {artifact.path}")
+        more = f"; for the other runtimes: kyn export {artifact.path}" if args.family in PREDICTED_FAMILIES else ""
+        print(f"torch runs it{more}")
         return 0
     return export.run(argparse.Namespace(artifact=artifact.path))
 
@@ -119,19 +123,36 @@ def read_weights(args: argparse.Namespace, labels: tuple[str, ...]) -> tuple[Off
     encode = tokenizer(args.vocabulary) if args.family == "kyn" else None
     form = form_of(args.family)
     print(f"reading {args.checkpoint} ({args.checkpoint.stat().st_size / 1e6:.0f} MB)", flush=True)
-    found = official_weights(args.checkpoint, form.SECTION, form.PREFIXES)
-    for family in OFFICIAL:
-        if form.MARK not in found.weights and form_of(family).MARK in found.weights:
-            raise ValueError(
-                f"{args.checkpoint}: is a checkpoint of {family}, expected one of {args.family}; "
-                f"use kyn import {family}"
-            )
+    try:
+        found = official_weights(args.checkpoint, form.SECTION, form.PREFIXES)
+    except ValueError:
+        refuse_other_families(args)
+        raise
+    if form.MARK not in found.weights:
+        refuse_other_families(args)
     if encode is None:
         return found, [args.checkpoint]
     sources = [args.checkpoint] if form.holds_lseg(found) or args.lseg is None else [args.checkpoint, args.lseg]
     found = form.with_lseg(found, args.checkpoint, args.lseg)
     print(f"asking CLIP's text tower about {len(labels)} labels", flush=True)
     return form.with_text_features(found, labels, encode, sources[-1]), sources
+
+
+def refuse_other_families(args: argparse.Namespace) -> None:
+    """Raises ``ValueError`` where the checkpoint is one of another family than it is said to be."""
+    from kyn_models.checkpoints import official_weights
+
+    for family in sorted(OFFICIAL.keys() - {args.family}):
+        form = form_of(family)
+        try:
+            weights = official_weights(args.checkpoint, form.SECTION, form.PREFIXES).weights
+        except ValueError:
+            continue
+        if form.MARK in weights:
+            raise ValueError(
+                f"{args.checkpoint}: is a checkpoint of {family}, expected one of {args.family}; "
+                f"use kyn import {family}"
+            )
 
 
 def form_of(family: str) -> Any:
@@ -160,9 +181,11 @@ def filled_model(args: argparse.Namespace, config: ImportConfig, weights: dict[s
     except ValueError as error:
         raise ValueError(f"{args.checkpoint}: {error}") from error
     model: Any = make_model(args.family, merged(options, config.model), str(args.config or args.checkpoint))
-    constants = {name: value.clone() for name, value in model.code_xyz.named_buffers(prefix="code_xyz")}
+    code = getattr(model, "code_xyz", None)  # depth networks ask about pixels, not about points
+    buffers = dict(code.named_buffers(prefix="code_xyz")) if code is not None else {}
+    constants = {name: value.clone() for name, value in buffers.items()}
     fill(model, weights, str(args.checkpoint))
-    for name, value in model.code_xyz.named_buffers(prefix="code_xyz"):
+    for name, value in buffers.items():
         if not value.allclose(constants[name]):
             raise ValueError(
                 f"{args.checkpoint}: {name} differs from what frequencies and frequency_factor give, expected the "

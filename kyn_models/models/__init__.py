@@ -5,6 +5,7 @@ from __future__ import annotations
 FAMILIES: dict[str, tuple[str, str, str]] = {
     "bts": ("kyn_models.models.bts", "BtsConfig", "Bts"),
     "kyn": ("kyn_models.models.kyn", "KynConfig", "Kyn"),
+    "dymultidepth": ("kyn_models.models.dymultidepth", "DyMultiDepthConfig", "DyMultiDepth"),
 }
 """Key of a family to its module and the names of its configuration and model classes there."""
 ATTENDING_FAMILIES = frozenset({"kyn"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from kyn_models.artifact import Licences
+from kyn_models.artifact import Licences, Manifest, TrainingCamera
 
 SECTION = "model"
 """Key of the state dict in the file."""
@@ -18,6 +18,8 @@ MARK = "mlp_coarse.lin_in.weight"
 KITTI360 = "KITTI-360, CC BY-NC-SA 3.0 (not for commercial use)"
 LICENCES = Licences(weights="not stated, the authors' code BSD-2-Clause", data=KITTI360)
 """Of the KITTI-360 model, as far as its authors state them."""
+CAMERA, INPUT = TrainingCamera(), Manifest.input
+"""What that model was trained with."""
 
 _MLP = "mlp_coarse."
 _FREQUENCIES = "code_xyz._freqs"

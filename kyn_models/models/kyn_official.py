@@ -14,6 +14,8 @@ from torch import Tensor
 
 from kyn_models.artifact import Licences
 from kyn_models.checkpoints import OfficialWeights, official_weights
+from kyn_models.models.bts_official import CAMERA as CAMERA
+from kyn_models.models.bts_official import INPUT as INPUT
 from kyn_models.models.bts_official import KITTI360, code_of, image_encoder_of, shape_of
 from kyn_models.models.bts_official import PREFIXES as PREFIXES
 from kyn_models.models.bts_official import SECTION as SECTION

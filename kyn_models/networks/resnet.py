@@ -8,6 +8,7 @@ from torch import Tensor, nn
 IMAGENET = {18: "resnet18-f37072fd.pth", 34: "resnet34-b627a593.pth", 50: "resnet50-0676ba61.pth"}
 """Files of torchvision's first ImageNet weights, with the start of their SHA-256."""
 LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+SCALES = 5
 
 
 def _conv(channels_in: int, channels_out: int, size: int, stride: int = 1) -> nn.Conv2d:
@@ -77,28 +78,28 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(channels_in, 1000)
         self.channels = (64, *(block.expansion * (64 << index) for index in range(4)))
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Features at strides 2, 4, 8, 16, 32."""
+    def forward(self, x: Tensor, scales: int = SCALES) -> list[Tensor]:
+        """Features at the first ``scales`` of the strides 2, 4, 8, 16, 32."""
         features = [self.relu(self.bn1(self.conv1(x)))]
         x = self.maxpool(features[0])
-        for index in range(4):
+        for index in range(scales - 1):
             x = getattr(self, f"layer{index + 1}")(x)
             features.append(x)
         return features
 
 
 class ResnetEncoder(nn.Module):
-    """Monodepth2's encoder: normalises images in 0..1 and returns the features at five strides."""
+    """Monodepth2's encoder: normalises images in 0..1 and returns the features at the first ``scales`` strides."""
 
-    def __init__(self, layers: int) -> None:
+    def __init__(self, layers: int, scales: int = SCALES) -> None:
         super().__init__()
         self.layers = layers
         self.encoder = ResNet(layers)
-        self.channels = self.encoder.channels
+        self.channels = self.encoder.channels[:scales]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """image: (B, 3, H, W) in 0..1, H and W multiples of 32."""
-        return self.encoder((image - 0.45) / 0.225)
+        """image: (B, 3, H, W) in 0..1, H and W multiples of the last stride."""
+        return self.encoder((image - 0.45) / 0.225, len(self.channels))
 
     def load_imagenet(self) -> None:
         """Load torchvision's ImageNet weights from torch's cache, where they are downloaded to once.

@@ -80,6 +80,13 @@ def test_each_output_is_compared(computed: tuple[str, dict, parity.Arrays]) -> N
             assert failures(system, arrays, {**got, name: wrong}) == [name]
 
 
+def test_exempt_cells_have_a_bound_of_their_own() -> None:
+    expected, allowed = np.zeros(1000), parity.Allowed(2e-4, exempt=5e-3, at_most=1e-3)
+    for cells, error, ok in ((5, 9e-4, True), (6, 9e-4, False), (1, 1.1e-3, False), (1000, 1e-4, True)):
+        got = np.where(np.arange(1000) < cells, error, 0.0)
+        assert parity.compare("cost", expected, got, allowed).ok == ok, (cells, error)
+
+
 def test_an_array_that_a_case_lacks_fails(computed: tuple[str, dict, parity.Arrays]) -> None:
     system, arrays, got = computed
     name = min(got)
