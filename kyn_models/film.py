@@ -32,6 +32,8 @@ TOP_HEIGHT_M = 40.0
 """The last camera's height: high enough that walls do not lean."""
 HIGH_M = (0.25, 1.2)
 """Heights above the road between which free turns to occupied in the colours from above."""
+LEGEND_WIDTH = 560
+"""What the legend needs; a narrower canvas shows its beginning."""
 HOLD = (6, 12)
 """Still pictures at the beginning and the end of the rise, per 48 pictures between."""
 
@@ -179,14 +181,16 @@ def _rise_range(progress: float) -> tuple[float, float]:
 def _rise_legend(progress: float) -> UInt8Array:
     """(34, CANVAS width, 3): scale of depth fading into what the colours of height mean."""
     share = _height_share(progress)
-    heights = np.full((34, CANVAS[0], 3), views.BACKGROUND, dtype=np.uint8)
+    width = max(CANVAS[0], LEGEND_WIDTH)
+    heights = np.full((34, width, 3), views.BACKGROUND, dtype=np.uint8)
     steps = np.linspace(0, 1, 100)[:, None]
     ramp = (1 - steps) * np.array(views.FREE_COLOUR) + steps * np.array(views.OCCUPIED_COLOUR)
     heights[6:16, 10:110] = np.rint(ramp)
     views.label(heights, f"free below {HIGH_M[0]:g} m, occupied above {HIGH_M[1]:g} m", (118, 15), 0.36)
     cv2.rectangle(heights, (420, 6), (434, 16), views.UNKNOWN_COLOUR, -1)
     views.label(heights, views.NOT_SEEN, (438, 15), 0.34)
-    return cv2.addWeighted(views.depth_scale(CANVAS[0], True, *_rise_range(progress)), 1 - share, heights, share, 0)
+    depths = views.depth_scale(width, True, *_rise_range(progress))
+    return cv2.addWeighted(depths, 1 - share, heights, share, 0)[:, : CANVAS[0]]
 
 
 def _on_canvas(picture: UInt8Array) -> UInt8Array:

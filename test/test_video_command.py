@@ -61,7 +61,7 @@ def test_flights_and_rise_from_photos(tiny_artifact, tmp_path, capsys):
     assert "assume a horizontal field of view of 70 degrees" in capsys.readouterr().out
     assert main(["video", "transition", *common, "--fov", "90", "--out", str(out), "--rate", "5"]) == 0
     pictures = frames_of(out)
-    assert len(pictures) == film.rise_pictures(3) and pictures[0].shape == (84, 192, 3)
+    assert len(pictures) == film.rise_pictures(3) and pictures[0].shape == (118, 192, 3)
     assert "no --fov given" not in capsys.readouterr().out
     calibration = tmp_path / "camera.yaml"
     numbers = "{fx: 40, fy: 40, cx: 31.5, cy: 23.5, width: %d, height: 48}"
