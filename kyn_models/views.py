@@ -182,12 +182,9 @@ def _grid_legend(height: int, occupied: Legend, names: Sequence[str]) -> UInt8Ar
 
 
 def _swatches(rows: Legend, height: int, width: int, names: Sequence[str]) -> UInt8Array:
-    """One row per name with its colour before it; at least ``width`` wide, and as wide as the longest name needs.
-
-    names: all that there may be, also those without a row: pictures of one film are of one width.
-    """
-    texts = [*(text for text, _ in rows), *names]
-    longest = max((cv2.getTextSize(text, FONT, 0.38, 1)[0][0] for text in texts), default=0)
+    """One row per name with its colour before it; at least ``width`` wide, and as wide as the longest name needs, also
+    of ``names`` without a row: pictures of one film are of one width."""
+    longest = max((cv2.getTextSize(text, FONT, 0.38, 1)[0][0] for text in (*names, *dict(rows))), default=0)
     legend = np.full((height, max(width, 34 + longest), 3), BACKGROUND, dtype=np.uint8)
     for index, (text, colour) in enumerate(rows):
         top = 14 + LEGEND_ROW * index

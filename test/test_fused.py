@@ -109,19 +109,19 @@ def test_nothing_but_convolutions_is_float16(artifact: Artifact) -> None:
     assert not is_half & {item.name for item in (*graph.input, *graph.output)}
     (last,) = {node.input[0] for node in graph.node if node.op_type == "GridSample"}
     assert makers[last].op_type == "Cast" and makers[last].input[0] in is_half
-    of_encoder = _behind(last, makers)
+    of_encoder = behind(last, makers)
     assert is_half <= of_encoder, is_half - of_encoder
     float_in_encoder = {name for name in of_encoder - is_half if types[name] == onnx.TensorProto.FLOAT}
     (first,) = {node.output[0] for node in graph.node if node.op_type == "Cast" and node.output[0] in is_half}
     scales = {node.input[2] for node in graph.node if node.op_type == "Resize"}  # float32 by the standard
-    assert float_in_encoder - {last} - scales <= _behind(first, makers)
+    assert float_in_encoder - {last} - scales <= behind(first, makers)
     downstream = [node for node in graph.node if not set(node.output) & of_encoder]
     kinds = {node.op_type for node in downstream}
     assert {"GridSample", "ReduceSum", "MatMul", "Exp", "Log", "Where"} <= kinds and "Conv" not in kinds
     assert not kinds & {"Loop", "Scan", "CumSum", "Shape", "NonZero", "Transpose"}
 
 
-def _behind(name: str, makers: dict) -> set[str]:
+def behind(name: str, makers: dict) -> set[str]:
     """All tensors that ``name`` is computed from, and itself."""
     found, todo = set(), [name]
     while todo:

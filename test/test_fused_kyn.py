@@ -12,6 +12,8 @@ torch = pytest.importorskip("torch", reason="the reference is the torch runtime"
 onnx = pytest.importorskip("onnx", reason="graphs are read with onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="graphs are run with ONNX Runtime")
 
+from test_fused import behind
+
 from kyn_models.artifact import DECODER, ENGINES, WEIGHTS, Artifact
 from kyn_models.runtimes.fused_inputs import KYN_OUTPUTS, Kind, kinds
 from kyn_models.runtimes.kyn_constants import KynConstants
@@ -136,14 +138,3 @@ def test_half_precision_stays_in_the_image_network(tiny_kyn: Path) -> None:
     downstream = {node.op_type for node in graph.node if not set(node.output) & of_network}
     assert {"GridSample", "MatMul", "Softmax", "Where"} <= downstream
     assert not downstream & {"Conv", "Loop", "Scan", "CumSum", "Shape", "NonZero", "ScatterElements"}
-
-
-def behind(name: str, makers: dict) -> set[str]:
-    """All tensors that ``name`` is computed from, and itself."""
-    found, todo = set(), [name]
-    while todo:
-        name = todo.pop()
-        if name and name not in found:
-            found.add(name)
-            todo += makers[name].input if name in makers else []
-    return found
