@@ -115,8 +115,10 @@ class Perception:
         mount = self._mount.lookup(camera_frame, cancelled)
         newest, *before = self._predictors
         camera = (content(info), mount.tobytes())
+        # Asked before the building begins: it may be over before the next line.
+        nothing_yet = not self._setups.any()
         setup = self._setups.get((*camera, newest), lambda: self._build(info, mount, newest))
-        if setup is None and not self._setups.any():
+        if setup is None and nothing_yet:
             self._setups.wait(cancelled)
             setup = self._setups.get((*camera, newest), lambda: self._build(info, mount, newest))
         for predictor in before:

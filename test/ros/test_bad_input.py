@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from kyn_models.predictor import Predictor
 from kyn_ros import perception_node
+from kyn_ros.background import Background
 
 WIDER = dataclasses.replace(CAMERA, fx=CAMERA.fx * 1.5, fy=CAMERA.fy * 1.5)
 
@@ -111,6 +113,23 @@ def test_camera_info_may_change(bench) -> None:
     assert np.sum(np.array(one.grids[1].data) == -1) > np.sum(np.array(before.data) == -1)
     again = one.ask(grey=128, stamp_ns=4 * SECOND)
     assert again.data == before.data
+
+
+def test_the_first_image_is_answered_however_quickly_its_constants_are_built(
+    bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = Background.get
+
+    def get_and_lose_the_core(background: Background, *arguments: Any) -> Any:
+        value = get(background, *arguments)
+        if (thread := background._thread) is not None:
+            thread.join(10.0)
+        return value
+
+    monkeypatch.setattr(Background, "get", get_and_lose_the_core)
+    one = bench()
+    one.ask(grey=128, stamp_ns=SECOND)
+    assert one.drops() == {}
 
 
 def test_frames_of_the_old_camera_are_answered_while_constants_of_the_new_one_are_built(
