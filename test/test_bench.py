@@ -266,7 +266,7 @@ def test_the_floor_is_the_longer_of_computing_and_moving():
     assert Work(1e6, 3e6).floor_ms(rates) == pytest.approx(3.0)
 
 
-def test_seeded_models_are_made_once_and_again_where_damaged(tmp_path, monkeypatch):
+def test_seeded_models_are_made_once_and_again_where_damaged(borrowed_engines, tmp_path, monkeypatch):
     for library in ("torch", "safetensors", "onnx", "onnxscript"):
         pytest.importorskip(library, reason="making an artifact needs the train extra")
     from artifacts import TINY
@@ -286,7 +286,7 @@ def test_seeded_models_are_made_once_and_again_where_damaged(tmp_path, monkeypat
 
 
 @pytest.mark.long
-def test_sweep_measures_every_axis(tiny_artifact, folder, tmp_path, monkeypatch):
+def test_sweep_measures_every_axis(tiny_artifact, borrowed_engines, folder, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib", reason="the plot needs the plot extra")
     from kyn_models.benchmark import sweep
 
