@@ -64,7 +64,7 @@ def _image_points(artifact: Artifact, case: Case) -> list[Point]:
 
     config = make_config(artifact.manifest.family, artifact.manifest.config, str(artifact.path))
     return [
-        (f"{h}x{w}", float(h * w), replace(case, model=str(cached_artifact(config, w, h).path.resolve())))
+        (f"{w}x{h}", float(h * w), replace(case, model=str(cached_artifact(config, w, h).path.resolve())))
         for h, w in IMAGES
     ]
 
