@@ -10,7 +10,10 @@ both cases:
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+import warnings
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TypeVar
@@ -37,6 +40,14 @@ def here() -> tuple[int, int]:
 def first() -> bool:
     """True for the one process that writes and prints."""
     return here()[0] == 0
+
+
+def quieten() -> None:
+    """At the start of a command: only the first process warns, as all would say the same. Errors are everyone's."""
+    if not first():
+        logging.getLogger("kyn_models").setLevel(logging.ERROR)
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
 
 
 def device(kind: str) -> str:

@@ -28,7 +28,7 @@ from kyn_models.data.street_sensors import CAM_TO_POSE, FISHEYES
 ROOT = Path(__file__).resolve().parents[1]
 FRAMES = range(5, 17)
 OPTIONS = PrepareOptions(size=(12, 32))
-COMMAND = [sys.executable, "-m", "kyn_ros.cli", "prepare", "kitti360", "--size", "12x32"]
+COMMAND = [sys.executable, "-m", "kyn_ros.cli", "prepare", "kitti360", "--size", "32x12"]
 
 
 def images(root: Path, camera: str) -> Path:
@@ -58,7 +58,7 @@ def prepared(root: Path) -> dict[str, bytes]:
 
 
 def test_folders_have_the_published_names_and_files_the_frames(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["prepare", "kitti360", "--data", str(data), "--size", "12x32", "--workers", "1"]) == 0
+    assert main(["prepare", "kitti360", "--data", str(data), "--size", "32x12", "--workers", "1"]) == 0
     folders = {"00": "data_12x32", "01": "data_12x32", "02": "data_12x32_0x-15", "03": "data_12x32_0x-15"}
     expected = {f"image_{camera}/{folder}/{frame:010d}.png" for camera, folder in folders.items() for frame in FRAMES}
     assert set(prepared(data)) == expected
@@ -85,7 +85,7 @@ def test_another_folder_gets_all_that_a_reader_needs(data: Path, tmp_path: Path)
         "--out",
         str(out),
         "--size",
-        "12x32",
+        "32x12",
         "--rotations",
         "0x-15,0x0",
         "--workers",
@@ -136,7 +136,7 @@ def test_images_that_cannot_be_read_are_named_and_counted_or_end_it(
     broken.write_bytes(broken.read_bytes()[:500])
     wrong = images(data, "01") / "data_rect" / "0000000010.png"
     cv2.imwrite(str(wrong), np.zeros((10, 20, 3), np.uint8))
-    arguments = ["prepare", "kitti360", "--data", str(data), "--size", "12x32", "--workers", workers]
+    arguments = ["prepare", "kitti360", "--data", str(data), "--size", "32x12", "--workers", workers]
     assert main([*arguments, "--strict"]) == 2
     error = capsys.readouterr().err
     assert "0000000010.png: got 20x10 pixels, expected 64x24" in error or "0000000009.png: is truncated" in error
@@ -205,7 +205,7 @@ def test_a_process_that_dies_is_said(data: Path) -> None:
 def test_only_what_the_samples_of_a_split_need(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     split = tmp_path / "split.txt"
     split.write_text(f"{tiny.DRIVE} 5 l\n{tiny.DRIVE} 99 l\n2000_01_01_drive_0009_sync 5 r\n")
-    arguments = ["--data", str(data), "--size", "12x32", "--splits", str(split), "--workers", "1"]
+    arguments = ["--data", str(data), "--size", "32x12", "--splits", str(split), "--workers", "1"]
     assert main(["prepare", "kitti360", *arguments]) == 0
     frames = {camera: sorted(int(p.stem) for p in images(data, camera).glob("data_12x32*/*")) for camera in FISHEYES}
     assert frames == {"02": [15, 16], "03": [15, 16]}
@@ -232,7 +232,7 @@ def test_what_is_missing_is_said_before_the_work(data: Path, capsys: pytest.Capt
         (["--data", str(data / "none")], "there is no such folder"),
         (["--data", str(data), "--drives", "other"], "no such drive"),
         (["--data", str(data), "--cameras", "00,07"], "cameras: got '07', expected 00, 01, 02 or 03"),
-        (["--data", str(data), "--size", "12"], "--size: got '12', expected rows x columns"),
+        (["--data", str(data), "--size", "12"], "--size: got '12', expected WIDTHxHEIGHT"),
         (["--data", str(data), "--rotations", "down"], "--rotations: got 'down', expected yaw and pitch"),
         (["--data", str(data), "--workers", "0"], "--workers: got 0"),
         (["--data", str(data), "--splits", str(data / "s.txt")], "there is no such file, expected a split file"),

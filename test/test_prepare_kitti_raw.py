@@ -28,7 +28,7 @@ def split(tmp_path: Path) -> Path:
 
 
 def prepare(data: Path, out: Path, *words: object) -> int:
-    common = ["prepare", "kitti-raw", "--data", data, "--out", out, "--size", "20x64", "--workers", "1"]
+    common = ["prepare", "kitti-raw", "--data", data, "--out", out, "--size", "64x20", "--workers", "1"]
     return main([str(word) for word in (*common, *words)])
 
 
@@ -106,8 +106,9 @@ def test_a_folder_that_cannot_be_written_is_named(data: Path, tmp_path: Path, ca
     ("words", "sentence"),
     [
         (("--drives", "other"), "got no drive other"),
-        (("--size", "20"), "expected rows x columns"),
-        (("--size", "1x64"), "at least 2"),
+        (("--size", "20"), "expected WIDTHxHEIGHT"),
+        (("--size", "20x64"), "did you mean 64x20?"),
+        (("--size", "64x1"), "got 64x1, expected a width and a height of at least 2"),
         (("--no-images",), "neither images nor depth"),
         (("--workers", "0"), "at least 1"),
         (("--out", "{data}"), "own folder"),

@@ -40,7 +40,7 @@ def places(tmp_path: Path, video: Path) -> dict[str, Path]:
 
 def prepare(places: dict[str, Path], *words: str) -> int:
     folders = [word for name, path in places.items() for word in (f"--{name}", str(path))]
-    return main(["prepare", "realestate10k", *folders, "--size", "18x32", "--workers", "1", *words])
+    return main(["prepare", "realestate10k", *folders, "--size", "32x18", "--workers", "1", *words])
 
 
 def number_of(picture: np.ndarray) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,21 @@ def test_two_processes_gather_in_the_order_of_the_items(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == [[item, i % 2] for i, item in enumerate(ITEMS)]
+
+
+@pytest.mark.parametrize(("rank", "heard"), [(0, ["left out", "slow"]), (1, [])])
+def test_only_the_first_process_warns(rank: int, heard: list[str], monkeypatch, caplog) -> None:
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(sys, "warnoptions", [])
+    logger = logging.getLogger("kyn_models")
+    monkeypatch.setattr(logger, "level", logger.level)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ranks.quieten()
+        logging.getLogger("kyn_models.data.sources").warning("left out")
+        warnings.warn("slow", stacklevel=1)
+        logging.getLogger("kyn_models.train").error("broken")
+    said = [record.getMessage() for record in caplog.records]
+    assert said.pop() == "broken"
+    assert said + [str(warning.message) for warning in caught] == heard

@@ -65,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the evaluation's module; raises as it does."""
+    ranks.quieten()
     return int(args.evaluate(args))
 
 

@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frames", type=int, metavar="N", help=f"streets: how many, one per street (else {HELD_OUT_FRAMES})"
     )
-    parser.add_argument("--size", metavar="WxH", help="compare pictures of that size (else as published)")
+    parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="compare pictures of that size (else as published)")
     parser.add_argument("--samples", type=int, metavar="N", help="samples per ray (else as published)")
     parser.add_argument(
         "--input",

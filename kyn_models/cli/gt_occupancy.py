@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    ranks.quieten()
     workers = _cores() if args.workers is None else args.workers
     every = 1 if args.every is None else args.every
     if min(args.scans, args.fewest, every, workers) < 1:

@@ -59,11 +59,17 @@ def processes(asked: int | None) -> int:
 
 
 def rows_columns(text: str) -> tuple[int, int]:
-    """(rows, columns) of a text like 192x640."""
+    """(rows, columns) of a text like 640x192, which is WIDTHxHEIGHT as everywhere. Raises ``ValueError``."""
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if not found:
-        raise ValueError(f"--size: got {text!r}, expected rows x columns like 192x640")
-    return int(found[1]), int(found[2])
+        raise ValueError(f"--size: got {text!r}, expected WIDTHxHEIGHT like 640x192")
+    columns, rows = int(found[1]), int(found[2])
+    if rows > columns:
+        # The folders' names are the other way round, and no camera of these data sets stands upright.
+        raise ValueError(
+            f"--size: got {text}, an image higher than wide, expected WIDTHxHEIGHT; did you mean {rows}x{columns}?"
+        )
+    return rows, columns
 
 
 @contextmanager

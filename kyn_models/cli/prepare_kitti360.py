@@ -21,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drives", metavar="NAMES", help="comma-separated (else all drives of the folder)")
     parser.add_argument("--cameras", default="00,01,02,03", metavar="NAMES", help="comma-separated (else 00,01,02,03)")
     parser.add_argument(
-        "--size", default="192x640", metavar="ROWSxCOLUMNS", help="of the prepared images (else 192x640)"
+        "--size",
+        default="640x192",
+        metavar="WIDTHxHEIGHT",
+        help="of the prepared images (else 640x192, in folders that are named data_192x640, as published)",
     )
     parser.add_argument(
         "--rotations",

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write, in the same layout")
     parser.add_argument("--drives", metavar="NAMES", help="comma-separated (else all drives of the folder)")
     parser.add_argument(
-        "--size", default="192x640", metavar="ROWSxCOLUMNS", help="of the prepared images (else 192x640)"
+        "--size", default="640x192", metavar="WIDTHxHEIGHT", help="of the prepared images (else 640x192)"
     )
     parser.add_argument("--format", choices=("png", "jpg"), default="png", help="png keeps every pixel (else png)")
     parser.add_argument(

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cameras", type=Path, required=True, metavar="DIR", help="the data set's camera files (.txt)")
     parser.add_argument("--videos", type=Path, required=True, metavar="DIR", help="videos by their ids: <id>.mp4")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--size", default="256x384", metavar="ROWSxCOLUMNS", help="of the frames (else 256x384)")
+    parser.add_argument("--size", default="384x256", metavar="WIDTHxHEIGHT", help="of the frames (else 384x256)")
     parser.add_argument("--download", action="store_true", help="fetch missing videos with the program yt-dlp")
     parser.add_argument("--retry", action="store_true", help="try again what an earlier run could not download")
     parser.add_argument("--discard-videos", action="store_true", help="remove a downloaded video after its frames")

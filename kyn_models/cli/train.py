@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     # Light that hardly passes gives denormal numbers, which made a step three times slower on a CPU.
     torch.set_flush_denormal(True)
     logging.basicConfig(format="%(asctime)s %(message)s")
-    logging.getLogger("kyn_models").setLevel(logging.INFO if ranks.first() else logging.ERROR)
+    logging.getLogger("kyn_models").setLevel(logging.INFO)
+    ranks.quieten()
     handlers = {number: signal.signal(number, interrupt) for number in ENDING}
     try:
         return _train(config, args)

@@ -57,7 +57,7 @@ class PrepareOptions:
 
     def __post_init__(self) -> None:
         if min(self.size) < 2:
-            raise ValueError(f"size: got {self.size[0]}x{self.size[1]}, expected rows x columns of at least 2")
+            raise ValueError(f"size: got {self.size[1]}x{self.size[0]}, expected a width and a height of at least 2")
         for camera in self.cameras:
             if camera not in (*PERSPECTIVES, *FISHEYES):
                 raise ValueError(f"cameras: got {camera!r}, expected 00, 01, 02 or 03")

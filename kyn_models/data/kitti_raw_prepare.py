@@ -44,7 +44,7 @@ class RawOptions:
 
     def __post_init__(self) -> None:
         if min(self.size) < 2:
-            raise ValueError(f"size: got {self.size[0]}x{self.size[1]}, expected rows x columns of at least 2")
+            raise ValueError(f"size: got {self.size[1]}x{self.size[0]}, expected a width and a height of at least 2")
         if not (self.images or self.depth):
             raise ValueError("prepare: got neither images nor depth, expected at least one of them")
 

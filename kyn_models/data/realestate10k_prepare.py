@@ -61,7 +61,7 @@ def plan(cameras: Path, recipe: Recipe, retry: bool = False) -> list[Video]:
     if not files:
         raise FileNotFoundError(f"{cameras}: got no camera file, expected <sequence>.txt of RealEstate10K, unpacked")
     if min(recipe.size) < 2:
-        raise ValueError(f"size: got {recipe.size[0]}x{recipe.size[1]}, expected rows x columns of at least 2")
+        raise ValueError(f"size: got {recipe.size[1]}x{recipe.size[0]}, expected a width and a height of at least 2")
     if recipe.download and shutil.which(DOWNLOADER) is None:
         raise FileNotFoundError(
             f"--download: the program {DOWNLOADER} is not installed here, expected it to fetch videos; "

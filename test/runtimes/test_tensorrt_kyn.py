@@ -1,4 +1,4 @@
-"""The TensorRT runtime with a model whose points attend to each other, on the stand-ins of ``test_tensorrt``."""
+"""The TensorRT runtime with a model whose points attend to each other, on the stand-ins of ``stand_in_machine``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("torch", reason="the reference is the torch runtime")
 pytest.importorskip("onnxruntime", reason="the stand-in computes with ONNX Runtime")
 
-from test_tensorrt import Machine
-from test_tensorrt import machine as machine
+from stand_in_machine import Machine
+from stand_in_machine import machine as machine
 
 from kyn_models import runtimes
 from kyn_models.artifact import Artifact

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from kyn_models.artifact import Artifact
-from kyn_models.benchmark import Laboratory, grid_in_view, summary
-from kyn_models.benchmark_case import Case
+from kyn_models.benchmark.case import Case
+from kyn_models.benchmark.comparison import summary
+from kyn_models.benchmark.laboratory import Laboratory, grid_in_view
 from kyn_models.cli.eval import print_table
 
 VOXELS = (50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000)
@@ -63,7 +64,7 @@ def _image_points(artifact: Artifact, case: Case) -> list[Point]:
 
     config = make_config(artifact.manifest.family, artifact.manifest.config, str(artifact.path))
     return [
-        (f"{h}x{w}", float(h * w), replace(case, model=str(cached_artifact(config, w, h).path.resolve())))
+        (f"{w}x{h}", float(h * w), replace(case, model=str(cached_artifact(config, w, h).path.resolve())))
         for h, w in IMAGES
     ]
 
