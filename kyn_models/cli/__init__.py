@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prior": ("kyn_models.cli.prior", "what streets look like on average, for comparison in `kyn eval`"),
     "eval": (
         "kyn_models.cli.eval",
-        "scores of a model: occupancy, depth, second views (nvs)",
+        "scores of a model: occupancy, depth, multi-frame depth, second views (nvs)",
     ),
     "bench": ("kyn_models.cli.bench", "time, memory and accuracy of every runtime on this machine"),
 }
