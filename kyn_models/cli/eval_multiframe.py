@@ -104,40 +104,38 @@ def load_runtime(artifact: Artifact, name: str, options: LoadOptions) -> FramesR
 
 def _samples(args: argparse.Namespace, artifact: Artifact) -> tuple[shared.Samples, list[str]]:
     """The chosen frames, and sentences on those that are left out."""
-    camera, offsets = artifact.camera, NEIGHBOURS if args.offsets is None else tuple(args.offsets)
+    offsets = NEIGHBOURS if args.offsets is None else tuple(args.offsets)
     if args.layout == "streets":
         return _streets(args, artifact, offsets), []
     if args.data is None:
         raise ValueError("--data: got none, expected the folder of KITTI odometry")
-    frames = KittiOdometryFrames(
-        args.data,
-        OdometryFramesOptions(
-            sequences=_sequences(args),
-            size=(camera.height, camera.width),
-            offsets=offsets,
-            stereo=args.stereo,
-            poses=args.poses or "dvso",
-            index_masks=tuple(args.index_mask or ()),
-        ),
+    options = OdometryFramesOptions(
+        sequences=_sequences(args),
+        size=(artifact.camera.height, artifact.camera.width),
+        offsets=offsets,
+        stereo=args.stereo,
+        poses=args.poses or "dvso",
+        index_masks=tuple(args.index_mask or ()),
     )
-    out, notes = frames.left_out, []
-    for count, text in (
-        (out.at_ends, "frames at the ends of sequences"),
-        (out.masked, "frames that the index masks leave out"),
-        (out.without_neighbour, "frames that lack a neighbour's image or pose"),
-    ):
-        if count:
-            notes.append(f"{count} {text}")
-    key = frames.observation(*frames.items[0]).key.intrinsics
-    if not shared.same_kind(camera.intrinsics, key):
-        print(
-            f"note: the model was trained with another camera ({camera.intrinsics}) than that of these images ({key})"
-        )
+    frames = KittiOdometryFrames(args.data, options)
+    camera, trained = frames.observation(*frames.items[0]).key.intrinsics, artifact.camera.intrinsics
+    if not shared.same_kind(trained, camera):
+        print(f"note: the model was trained with the camera {trained}, these images have {camera}")
     last = float("inf") if args.stop is None else args.stop
     within = [i for i, (_, frame) in enumerate(frames.items) if (args.start or 0) <= frame <= last]
     if not within:
         raise ValueError(f"{args.data}: got {len(frames)} frames, none from --start to --stop, expected at least one")
-    return shared.Chosen(frames, within), notes
+    return shared.Chosen(frames, within), _notes(frames)
+
+
+def _notes(frames: KittiOdometryFrames) -> list[str]:
+    out = frames.left_out
+    counts = (
+        (out.at_ends, "frames at the ends of sequences"),
+        (out.masked, "frames that the index masks leave out"),
+        (out.without_neighbour, "frames that lack a neighbour's image or pose"),
+    )
+    return [f"{count} {text}" for count, text in counts if count]
 
 
 def _sequences(args: argparse.Namespace) -> tuple[str, ...]:
