@@ -183,7 +183,7 @@ def test_images_that_had_no_time_for_an_answer_are_neighbours(drive) -> None:
     assert one.one.drops() == {"newer image": 3}
 
 
-# -- bad input: dropped or degraded, counted, one sentence ------------------------------------------------------------------
+# -- bad input: dropped or degraded, counted, one sentence -------------------------------------------------------------
 
 
 def test_without_a_pose_source_one_image_answers_and_diagnostics_warn(drive) -> None:
@@ -215,7 +215,7 @@ def test_a_late_pose_is_waited_for(drive) -> None:
     assert one.answers(1) == [1000]
     one.pose(1100, 1.6)
     assert one.answers(2) == [1000, 1050] and one.questions()[-1] == (1050, 1000)
-    assert float(one.frames()[2]["pose_wait_ms"]) > 300
+    assert float(one.frames()[2]["pose_wait_ms"]) > 50
     assert one.one.drops() == {}
 
 
