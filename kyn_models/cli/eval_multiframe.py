@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kyn_models import evaluate_frames, ranks
@@ -11,12 +12,14 @@ from kyn_models.artifact import Artifact
 from kyn_models.cli import eval as shared
 from kyn_models.cli.eval_nvs import HELD_OUT_FRAMES, HELD_OUT_SEED
 from kyn_models.cli.unused import refuse
+from kyn_models.data.calibration import resized_source
 from kyn_models.data.kitti_odometry_drive import POSE_FOLDERS, sequences_of
 from kyn_models.data.kitti_odometry_frames import EVALUATION, KittiOdometryFrames, OdometryFramesOptions
 from kyn_models.metrics import DepthScores
 from kyn_models.runtimes import NAMES
 from kyn_models.runtimes.frame_queries import FramesRuntime
 from kyn_models.runtimes.queries import PRECISIONS, LoadOptions
+from kyn_models.types import Sample
 
 OF_LAYOUTS = {
     "kitti_odometry": ("data", "sequences", "poses", "index-mask", "start", "stop"),
@@ -161,7 +164,24 @@ def _streets(args: argparse.Namespace, artifact: Artifact, offsets: tuple[int, .
     if args.stereo:
         raise ValueError("--stereo: streets are made without a right image, expected --layout kitti_odometry with it")
     options = StreetsOptions(frames, frames_per_street=1, first_seed=seed, views=(), neighbours=offsets)
-    return Streets(options, artifact.camera.intrinsics)
+    return _PublishedForm(Streets(options, artifact.camera.intrinsics), artifact)
+
+
+class _PublishedForm:
+    """Samples whose cameras are written as the model was trained with them: c' = c s, half a pixel off the true one."""
+
+    def __init__(self, samples: shared.Samples, artifact: Artifact) -> None:
+        camera = artifact.manifest.camera
+        self._samples = samples
+        self._intrinsics = resized_source(camera.source, camera.width, camera.height)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self._samples[index]
+        frames = tuple(replace(frame, intrinsics=self._intrinsics) for frame in sample.observation.frames)
+        return replace(sample, observation=replace(sample.observation, frames=frames))
 
 
 def _say(
