@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     artifact = Artifact.load(args.model)
     predictor = make_predictor(artifact, args.runtime, warn=print, precision=args.precision)
     print(f"{artifact.name} on {predictor.runtime_name}: {len(frames)} frames of {drive.drive}", flush=True)
-    cloud, done, alone, damaged = Cloud(options.voxel_m), 0, 0, []
+    cloud, done, alone = Cloud(options.voxel_m), 0, 0
+    damaged: list[Exception] = []
     for seen in seen_from(drive, frames, predictor, options, args.every, None if args.strict else damaged.append):
         cloud.add(seen.points)
         done, alone = done + 1, alone + (seen.frames_used == 1)

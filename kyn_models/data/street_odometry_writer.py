@@ -50,7 +50,8 @@ def write_kitti_odometry(
     unknown = [camera for camera in cameras if camera not in IMAGE_FOLDERS]
     if unknown or "00" not in cameras:
         raise ValueError(f"cameras: got {','.join(cameras)}, expected 00 or 00,01 in the layout of KITTI odometry")
-    out, lens, names = Path(out), CAMERA.resized(*size), []
+    out, lens = Path(out), CAMERA.resized(*size)
+    names: list[str] = []
     with new_folder(out, force):
         (out / MARKER).write_text(
             "Synthetic streets written by `kyn synth` in the KITTI odometry layout. No real data.\n"
