@@ -60,10 +60,13 @@ def test_real_frames_give_a_table_and_rows(
     assert float(matched["abs_rel"]) < 0.6 * float(rows["07_0000000169", "fused where matched", "all"]["abs_rel"])
 
 
-def test_two_neighbours_of_one_side_are_as_good_as_asked(model: Path, odometry: Path, tmp_path: Path) -> None:
+def test_stereo_partner_is_a_neighbour_and_no_mask_gives_no_rows(
+    model: Path, odometry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "scores.csv"
     options = ("--offsets", "-1", "--stereo", "--poses", "kitti", "--start", "170", "--csv", str(path))
     assert evaluate(model, "--data", str(odometry), *options) == 0
+    assert ", all " in (out := capsys.readouterr().out) and ", moving " not in out
     rows = rows_of(path)
     assert {frame for frame, _, _ in rows} == {"07_0000000170"}
     row = rows["07_0000000170", "fused", "moving"]

@@ -194,9 +194,12 @@ def _say(
         print(f"left out: {'; '.join(left_out)}")
     table = []
     for (answer, area), (mean, frames) in evaluate_frames.mean_scores(rows).items():
-        table.append((f"{answer}, {area}", [*shared.numbers(mean[:7]), *map(str, (mean.pixels, mean.capped, frames))]))
+        if frames or area == "all":
+            numbers = [*shared.numbers(mean[:7]), *map(str, (mean.pixels, mean.capped, frames))]
+            table.append((f"{answer}, {area}", numbers))
     shared.print_table([*DepthScores._fields[:7], "pixels", "Inf/NaN", "frames"], table)
     print("matched: the plane that matches best, without a network, where a neighbour sees the pixel")
+    print("sq_rel and rmse in metres; Inf/NaN: predictions without a finite depth, scored as 80 m")
     if args.csv:
         shared.write_csv(
             args.csv,
