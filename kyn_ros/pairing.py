@@ -1,4 +1,4 @@
-"""Image and CameraInfo of the same moment, and the order of stamps."""
+"""Image and CameraInfo of the same moment, of one camera."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from typing import Any, Literal
 
 WAITING_IMAGES = 3
 KEPT_INFOS = 60
-JUMP_NS = 5_000_000_000
-"""Stamps this far apart do not belong to one drive."""
-
-Order = Literal["next", "repeated", "restart"]
+CHANGED_AFTER = 5
 
 
 @dataclass
-class StampOrder:
-    """Watches the stamps of one topic."""
+class OneCamera:
+    """Watches whose images arrive on one topic, by the frame_id they name."""
 
-    last_ns: int | None = None
+    frame_id: str | None = None
+    _other: str = ""
+    _in_a_row: int = 0
 
-    def check(self, stamp_ns: int) -> Order:
-        """What a stamp means after the ones before: ``restart`` when it goes back or jumps ahead by over 5 s."""
-        last, self.last_ns = self.last_ns, stamp_ns
-        if last is None or last < stamp_ns <= last + JUMP_NS:
-            return "next"
-        return "repeated" if stamp_ns == last else "restart"
+    def check(self, frame_id: str) -> Literal["same", "other", "changed"]:
+        """``other``: an image among those of another camera. ``changed``: the fifth in a row, it is the camera now."""
+        if self.frame_id in (None, frame_id):
+            self.frame_id, self._in_a_row = frame_id, 0
+            return "same"
+        self._in_a_row = self._in_a_row + 1 if frame_id == self._other else 1
+        self._other = frame_id
+        if self._in_a_row < CHANGED_AFTER:
+            return "other"
+        self.frame_id, self._in_a_row = frame_id, 0
+        return "changed"
 
 
 @dataclass

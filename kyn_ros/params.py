@@ -21,6 +21,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from kyn_models.config import from_mapping
+from kyn_models.frame_window import Neighbours, WindowOptions
 from kyn_models.occupancy import GridMode, GridOptions
 from kyn_models.runtimes.queries import Precision
 from kyn_models.types import VoxelGridSpec
@@ -28,6 +29,7 @@ from kyn_models.types import VoxelGridSpec
 T = TypeVar("T")
 Reliability = Literal["best_effort", "reliable"]
 Durability = Literal["volatile", "transient_local"]
+PoseSourceName = Literal["none", "odom", "pose", "tf"]
 NOT_OURS = ("use_sim_time", "qos_overrides.", "start_type_description_service")
 """Parameters that rclpy itself declares."""
 
@@ -95,6 +97,51 @@ class GridParameters:
 
 
 @dataclass(frozen=True)
+class PoseParameters:
+    """What is a pose for an image, and what is none."""
+
+    gap_s: float = parameter(0.5, "between poses further apart than this none is interpolated, seconds", 0.001, 10.0)
+    max_speed_mps: float = parameter(
+        60.0, "poses further apart than this speed allows are a jump, which starts afresh", 0.1, 1000.0
+    )
+    fixed_frame: str = parameter("odom", "the frame that stands still, for pose_source tf")
+
+    def __post_init__(self) -> None:
+        if not self.fixed_frame:
+            raise ValueError("poses.fixed_frame: got an empty name, expected a frame that stands still, such as odom")
+        try:
+            check_ranges(self)
+        except ValueError as error:
+            raise ValueError(f"poses.{error}") from error
+
+
+@dataclass(frozen=True)
+class FrameParameters:
+    """Which frames a model of several frames is asked about together."""
+
+    neighbours: Neighbours = parameter(
+        "past", "past: two frames before the newest one; centred: one before, one after, late by one chosen frame"
+    )
+    spacing_m: float = parameter(0.7, "least distance the camera moves between chosen frames, metres", 0.01, 100.0)
+    max_delay_s: float = parameter(0.5, "centred: the longest wait for the frame after, seconds", 0.01, 10.0)
+    max_age_s: float = parameter(2.0, "a neighbour is at most this far in time, seconds", 0.01, 60.0)
+    max_baseline_m: float = parameter(8.0, "a neighbour is at most this far away, metres", 0.01, 100.0)
+    max_turn_deg: float = parameter(30.0, "a neighbour looks at most this far to another side, degrees", 0.1, 180.0)
+
+    def __post_init__(self) -> None:
+        try:
+            check_ranges(self)
+            self.options(1.0)
+        except ValueError as error:
+            raise ValueError(f"frames.{error}") from error
+
+    def options(self, max_speed_mps: float) -> WindowOptions:
+        """For the window; max_speed_mps: what is faster is a jump of the poses."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return WindowOptions(**values, max_speed_mps=max_speed_mps)
+
+
+@dataclass(frozen=True)
 class TopicQos:
     """Quality of service of one topic."""
 
@@ -117,6 +164,7 @@ class QosParameters:
 
     image: TopicQos = group(TopicQos, reliability="best_effort")
     camera_info: TopicQos = group(TopicQos, reliability="best_effort")
+    poses: TopicQos = group(TopicQos, reliability="best_effort")
     occupancy_grid: TopicQos = group(TopicQos, durability="transient_local")
     occupancy_volume: TopicQos = group(TopicQos)
     clouds: TopicQos = group(TopicQos)
@@ -136,7 +184,11 @@ class PerceptionParameters:
         None, "[x, y, z, roll, pitch, yaw] of the OPTICAL frame in grid.frame_id, metres and radians; not set: from TF"
     )
     tf_timeout_s: float = parameter(5.0, "how long a frame waits for the mount from TF, seconds", 0.0, 60.0)
-    pose_source: Literal["none"] = parameter("none", "where vehicle poses come from; models of one image need none")
+    pose_source: PoseSourceName = parameter(
+        "none", "where vehicle poses come from: none, odom, pose, tf; models of one image need none"
+    )
+    poses: PoseParameters = group(PoseParameters)
+    frames: FrameParameters = group(FrameParameters)
     image_transport: Literal["raw", "compressed"] = parameter("raw", "raw: `image`; compressed: `image/compressed`")
     input_rectified: bool = parameter(False, "true: images are rectified, use P of camera_info and ignore D")
     pairing_slop_s: float = parameter(0.01, "image and camera_info belong together within this time, seconds", 0.0, 1.0)

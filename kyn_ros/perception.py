@@ -5,43 +5,46 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.impl.rcutils_logger import RcutilsLogger
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo
 
 from kyn_models.artifact import Artifact, default_artifact
-from kyn_models.predictor import Predictor, Prepared
+from kyn_models.predictors import AnyPredictor, make_predictor
 from kyn_models.types import Float64Array, Observation, PosedFrame, UInt8Array
 from kyn_ros import convert, diagnostics
 from kyn_ros.background import Background
 from kyn_ros.camera_info import Camera, camera_from_info, content
 from kyn_ros.convert import InputError
+from kyn_ros.frames import Arrival, Chosen, Frames, without_poses
 from kyn_ros.mount import FixedMount, TfMount
 from kyn_ros.outputs import Outputs
 from kyn_ros.params import GridParameters, PerceptionParameters
+from kyn_ros.poses import PoseSource
 from kyn_ros.worker import check
 
 
-class Arrival(NamedTuple):
-    """An image, the CameraInfo of the same moment, and when they were complete (steady clock, seconds)."""
-
-    image: Image | CompressedImage
-    info: CameraInfo
-    complete_s: float
-
-
 class _Setup(NamedTuple):
-    """What answers the frames of one camera, mount and grid."""
+    """What answers the frames of one camera, mount and grid. prepared: by that predictor, which alone can use it."""
 
     camera: Camera
     mount: Float64Array
-    predictor: Predictor
-    prepared: Prepared
+    predictor: AnyPredictor
+    prepared: Any
     mount_status: DiagnosticStatus
+
+
+class _Question(NamedTuple):
+    """What the model is asked. chosen: None for models of one image."""
+
+    observation: Observation
+    setup: _Setup
+    camera_frame: str
+    chosen: Chosen | None = None
 
 
 class Perception:
@@ -49,13 +52,15 @@ class Perception:
 
     Constants of a new camera, mount or grid are built beside the inference thread. Until they are there, frames that
     others fit are answered with those; the rest is dropped as "preparing", or waits if nothing is there yet.
-    mask: (H, W) uint8 in arriving images, non-zero where the vehicle itself is seen. name: of the mount's diagnostics.
+    poses: where a model of several frames has its poses from; without them one image answers alone.
+    mask: (H, W) uint8 in arriving images, non-zero where the vehicle itself is seen. name: the node's.
     """
 
     def __init__(
         self,
-        predictor: Predictor,
+        predictor: AnyPredictor,
         mount: FixedMount | TfMount,
+        poses: PoseSource | None,
         outputs: Outputs,
         parameters: PerceptionParameters,
         mask: UInt8Array | None,
@@ -63,15 +68,18 @@ class Perception:
         name: str,
     ) -> None:
         self.outputs = outputs
-        self.mount_status: DiagnosticStatus | None = None
+        self._mount_status: DiagnosticStatus | None = None
         # The newest grid first, and the one before it: what answers while the newest is being built.
-        self._predictors: tuple[Predictor, ...] = (predictor,)
+        self._predictors: tuple[AnyPredictor, ...] = (predictor,)
         self._mount, self._parameters, self._mask = mount, parameters, mask
         self._logger, self._name = logger, name
+        self._frames: Frames | None = None
+        if poses is not None and predictor.frames_wanted > 1:
+            self._frames = Frames(poses, parameters.frames.options(parameters.poses.max_speed_mps))
         self._setups: Background[_Setup] = Background()
 
     @property
-    def predictor(self) -> Predictor:
+    def predictor(self) -> AnyPredictor:
         """The model with the newest grid."""
         return self._predictors[0]
 
@@ -83,24 +91,43 @@ class Perception:
         """Forget all constants; the thread that still builds some after ``timeout_s``, if there is one."""
         return self._setups.close(timeout_s)
 
-    def process(self, arrival: Arrival, cancelled: threading.Event) -> dict[str, float]:
-        """One image in, messages out. Returns milliseconds by stage.
+    def arrived(self, arrival: Arrival) -> None:
+        """An image that may be a neighbour of another one, whether or not it is answered itself."""
+        if self._frames is not None:
+            self._frames.arrived(arrival)
 
+    def restart(self, cause: str) -> None:
+        """Forget the images before; ``cause`` is counted."""
+        if self._frames is not None:
+            self._frames.restart(cause)
+
+    def statuses(self) -> list[DiagnosticStatus]:
+        """The mount, once it is known, and for models of several frames which ones they are asked about."""
+        statuses: list[DiagnosticStatus] = [] if self._mount_status is None else [self._mount_status]
+        name, wanted = f"{self._name}: frames", self.predictor.frames_wanted
+        if wanted > 1:
+            statuses.append(without_poses(name, wanted) if self._frames is None else self._frames.status(name))
+        return statuses
+
+    def process(self, arrival: Arrival, cancelled: threading.Event) -> dict[str, float] | None:
+        """One image in, messages out. Returns milliseconds by stage; None where nothing is answered yet.
+
+        Of several frames the messages belong to the key frame, and carry its stamp.
         Raises ``InputError``, and ``Cancelled`` where ``cancelled`` is set: nothing is published from then on.
         """
         begin = time.monotonic()
-        header = arrival.image.header
-        to_rgb = convert.image_to_rgb if self._parameters.image_transport == "raw" else convert.compressed_to_rgb
-        image = to_rgb(arrival.image)
-        setup = self._setup(arrival.info, header.frame_id, cancelled)
-        frame = PosedFrame(setup.camera.rectify(image), setup.camera.intrinsics, convert.stamp_ns(header.stamp))
+        question = self._question(arrival, cancelled)
+        if question is None:
+            return None
         check(cancelled)
-        wanted = self.outputs.wanted()
+        setup, wanted = question.setup, self.outputs.wanted()
         converted = time.monotonic()
-        observation = Observation((frame,), setup.mount)
-        prediction = setup.predictor.predict(observation, Outputs.needs(wanted), setup.prepared)
+        prediction = setup.predictor.predict(question.observation, Outputs.needs(wanted), setup.prepared)
         predicted = time.monotonic()
-        self.outputs.publish(wanted, prediction, setup.predictor.grid, header.stamp, header.frame_id, cancelled)
+        stamp = convert.time_message(prediction.stamp_ns)
+        self.outputs.publish(wanted, prediction, setup.predictor.grid, stamp, question.camera_frame, cancelled)
+        if self._frames is not None and question.chosen is not None:
+            self._frames.answered(question.chosen, prediction.frames_used)
         done = time.monotonic()
         return {
             "wait": (begin - arrival.complete_s) * 1e3,
@@ -109,6 +136,31 @@ class Perception:
             "publish": (done - predicted) * 1e3,
             "total": (done - arrival.complete_s) * 1e3,
         }
+
+    def _question(self, arrival: Arrival, cancelled: threading.Event) -> _Question | None:
+        """The image alone, or the key frame that can be answered now that it is there."""
+        camera_frame = arrival.image.header.frame_id
+        setup = self._setup(arrival.info, camera_frame, cancelled)
+        if self._frames is None:
+            return _Question(Observation((self._frame(arrival, setup.camera),), setup.mount), setup, camera_frame)
+
+        def posed(other: Arrival, odom_from_base: Float64Array) -> PosedFrame:
+            # Each frame has the camera of its own moment.
+            same = content(other.info) == content(arrival.info)
+            camera = setup.camera if same else camera_from_info(other.info, self._parameters.input_rectified)
+            return self._frame(other, camera, odom_from_base @ setup.mount)
+
+        chosen = self._frames.choose(arrival, posed, cancelled)
+        if chosen is None:
+            return None
+        setup = self._setup(chosen.info, chosen.camera_frame, cancelled)
+        choice = chosen.choice
+        return _Question(Observation((choice.key, *choice.neighbours), setup.mount), setup, camera_frame, chosen)
+
+    def _frame(self, arrival: Arrival, camera: Camera, world_from_camera: Float64Array | None = None) -> PosedFrame:
+        to_rgb = convert.image_to_rgb if self._parameters.image_transport == "raw" else convert.compressed_to_rgb
+        image = camera.rectify(to_rgb(arrival.image))
+        return PosedFrame(image, camera.intrinsics, arrival.stamp_ns, world_from_camera)
 
     def _setup(self, info: CameraInfo, camera_frame: str, cancelled: threading.Event) -> _Setup:
         """What answers a frame of this CameraInfo. Raises ``InputError`` while that is being built."""
@@ -125,10 +177,10 @@ class Perception:
             setup = setup or self._setups.known((*camera, predictor))
         if setup is None:
             raise InputError("preparing", "image: the constants of its camera or mount are still being built")
-        self.mount_status = setup.mount_status
+        self._mount_status = setup.mount_status
         return setup
 
-    def _build(self, info: CameraInfo, mount: Float64Array, predictor: Predictor) -> _Setup:
+    def _build(self, info: CameraInfo, mount: Float64Array, predictor: AnyPredictor) -> _Setup:
         begin = time.monotonic()
         camera = camera_from_info(info, self._parameters.input_rectified)
         mask = camera.rectify_mask(self._mask) if self._mask is not None else None
@@ -139,7 +191,7 @@ class Perception:
         width, height = camera.size
         self._logger.info(f"prepared for a camera of {width}x{height} in {time.monotonic() - begin:.2f} s")
         training = predictor.artifact.manifest.camera
-        status = diagnostics.mount_status(self._name, mount, self._mount.source, training)
+        status = diagnostics.mount_status(f"{self._name}: mount", mount, self._mount.source, training)
         if status.level != diagnostics.OK:
             self._logger.warning(status.message)
         return _Setup(camera, mount, predictor, prepared, status)
@@ -150,13 +202,13 @@ def load_predictor(
     mount: FixedMount | TfMount,
     warn: Callable[[str], None],
     say: Callable[[str], None],
-) -> Predictor:
-    """The model that the parameters name, warm: it has answered a black image, so that no frame waits for that.
+) -> AnyPredictor:
+    """The model that the parameters name, warm: it has answered black images, so that no frame waits for that.
 
     The constants of a fixed mount are there too. warn: gets a sentence for each runtime that was passed over. say: gets
     progress. Raises ``FileNotFoundError`` or ``ValueError`` with one sentence.
     """
-    predictor = Predictor(
+    predictor = make_predictor(
         Artifact.load(parameters.model or default_artifact()),
         runtime=parameters.runtime,
         spec=parameters.grid.spec(),
@@ -168,10 +220,13 @@ def load_predictor(
         say=say,
     )
     training = predictor.artifact.manifest.camera
-    pose = mount.pose if isinstance(mount, FixedMount) else training.base_from_camera()
+    mount_pose = mount.pose if isinstance(mount, FixedMount) else training.base_from_camera()
     source = training.source
     black = np.zeros((source.height, source.width, 3), np.uint8)
-    predictor.predict(Observation((PosedFrame(black, source),), pose))
+    along = [np.eye(4) + np.outer(np.eye(4)[2], np.eye(4)[3]) * step_m for step_m in range(predictor.frames_wanted)]
+    frames = tuple(PosedFrame(black, source, world_from_camera=pose) for pose in along)
+    for count in sorted({1, predictor.frames_wanted}):
+        predictor.predict(Observation(frames[:count], mount_pose))
     return predictor
 
 

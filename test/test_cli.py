@@ -25,6 +25,7 @@ RUNS_WITHOUT_ARGUMENTS = {"doctor", "demo", "node", "bench", "bench-node"}
 MISSING_PATH = {
     "doctor": ["--model", "nowhere"],
     "image": ["nowhere.png"],
+    "cloud": ["--data", "nowhere", "--out", "cloud.ply", "--model", "{model}"],
     "voxels": ["--data", "nowhere", "--split", "nowhere.txt", "--out", "out", "--model", "{model}"],
     "synth": ["file/below/a/file"],
     "prepare": ["kitti360", "--data", "nowhere"],

@@ -35,6 +35,9 @@ RUN = {
     "kyn prepare kitti-raw --data KITTI-raw --out KITTI-small --splits train_files.txt val_files.txt": (
         "test/test_prepare_kitti_raw.py"
     ),
+    "kyn prepare kitti-odometry --data KITTI-odometry --depth data_depth_annotated": (
+        "test/test_prepare_kitti_odometry.py"
+    ),
     "kyn prepare realestate10k --cameras RealEstate10K/train --videos videos --out RE10K-train": (
         "test/test_prepare_realestate10k.py"
     ),

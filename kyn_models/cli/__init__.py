@@ -25,8 +25,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("kyn_models.cli.doctor", "what is installed and works, and what to do about each gap"),
     "image": ("kyn_models.cli.image", "one photo to depth, bird's-eye view and voxel mesh"),
     "voxels": ("kyn_models.cli.voxels", "voxel mesh and picture of every frame of a KITTI-360 split"),
+    "cloud": ("kyn_models.cli.cloud", "coloured point cloud of a sequence from the depth of its frames"),
     "video": ("kyn_models.cli.video", "video of a sequence, of flights, or of the rise to a bird's-eye view"),
-    "synth": ("kyn_models.cli.synth", "write synthetic streets in the KITTI-360 layout"),
+    "synth": ("kyn_models.cli.synth", "write synthetic streets in the KITTI-360 or KITTI odometry layout"),
     "prepare": ("kyn_models.cli.prepare", "make what the readers of a downloaded data set need"),
     "import": ("kyn_models.cli.import_", "make a model artifact from an official checkpoint"),
     "engine": ("kyn_models.cli.engine", "build, list or remove TensorRT engines"),
@@ -36,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prior": ("kyn_models.cli.prior", "what streets look like on average, for comparison in `kyn eval`"),
     "eval": (
         "kyn_models.cli.eval",
-        "scores of a model: occupancy, depth, second views (nvs)",
+        "scores of a model: occupancy, depth, multi-frame depth, second views (nvs)",
     ),
     "bench": ("kyn_models.cli.bench", "time, memory and accuracy of every runtime on this machine"),
 }

@@ -22,9 +22,10 @@ from kyn_models import runtimes
 from kyn_models.artifact import KITTI360_CAMERA, Artifact, TrainingCamera
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.predictor import Predictor
+from kyn_models.stamp_order import StampOrder
 from kyn_ros import mount, odometry, params
 from kyn_ros.diagnostics import FrameLog, model_status, mount_status
-from kyn_ros.pairing import Pairing, StampOrder
+from kyn_ros.pairing import Pairing
 from kyn_ros.params import PerceptionParameters, ReplayParameters
 from kyn_ros.worker import Cancelled, Worker, wait_for, wait_until
 
@@ -81,8 +82,12 @@ def test_a_restart_of_one_topic_leaves_the_other_alone() -> None:
 
 def test_stamp_order() -> None:
     order = StampOrder()
-    stamps = [5_000, 5_100, 5_100, 5_050, 9_000, 15_000]
-    assert [order.check(stamp * MS) for stamp in stamps] == ["next", "next", "repeated", "restart", "next", "restart"]
+    stamps = [5_000, 5_100, 5_100, 5_050, 5_200, 5_150, 5_050, 9_000, 15_000, 14_000]
+    assert [order.check(stamp * MS) for stamp in stamps] == [
+        *("next", "next", "repeated", "late", "next"),
+        # The second one in a row that goes back is of a new time.
+        *("late", "restart", "next", "restart", "restart"),
+    ]
 
 
 # -- mount -------------------------------------------------------------------------------------------------------------
