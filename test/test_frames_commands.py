@@ -11,19 +11,22 @@ from tiny_drive import DRIVE, write_drive
 
 pytest.importorskip("torch", reason="the plain model needs torch")
 
-from tiny_frames import write_weights
+from artifacts import TINY_FRAMES
 
 from kyn_models.cli import main
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.data.neighbours import kitti360_sample
 from kyn_models.depth_predictor import DepthPredictor
 from kyn_models.evaluate import DepthAnswers
+from kyn_models.models.seeded import seeded_frames, write_seeded_frames
 from kyn_models.types import Float32Array, Intrinsics, Observation, Prediction, Sample
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_weights(tmp_path_factory.mktemp("frames") / "tiny").path)
+    """Weights alone: torch runs it."""
+    folder = tmp_path_factory.mktemp("frames") / "tiny"
+    return str(write_seeded_frames(folder, seeded_frames(TINY_FRAMES), width=128, height=64).path)
 
 
 @pytest.fixture(scope="module")

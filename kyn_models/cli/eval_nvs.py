@@ -139,9 +139,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _model(
-    args: argparse.Namespace, artifact: Artifact, samples: shared.Samples
-) -> tuple[str, evaluate_nvs.ViewModel]:
+def _model(args: argparse.Namespace, artifact: Artifact, samples: shared.Samples) -> tuple[str, evaluate_nvs.ViewModel]:
     """How to call the model, and the model, given images as asked for."""
     usual = args.input == "auto" and args.layout in PUBLISHED_INPUT
     like = usual and shared.same_kind(artifact.manifest.camera.source, shared.first_camera(samples))
