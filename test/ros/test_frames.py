@@ -87,9 +87,9 @@ class Drive:
 
     def image(self, stamp_ms: float, camera: Intrinsics = CAMERA, frame: str = FRAME) -> None:
         stamp_ns = round(stamp_ms * MS)
-        image = image_of(128, stamp_ns, camera)
-        image.header.frame_id = frame
-        self.one.send(image, info_of(stamp_ns, camera))
+        image, info = image_of(128, stamp_ns, camera), info_of(stamp_ns, camera)
+        image.header.frame_id = info.header.frame_id = frame
+        self.one.send(image, info)
 
     def seen(self) -> int | None:
         """Stamp of the newest image in the window, milliseconds."""
@@ -235,9 +235,26 @@ def test_poses_slower_than_images(drive) -> None:
     np.testing.assert_allclose([frame.world_from_camera[0, 3] for frame in (key, *others)], [15.0, 14.0, 13.0])
 
 
+def test_late_poses_delay_images_and_cost_none(drive) -> None:
+    one = drive()
+    one.pose(1000, 0.0)
+    for number in range(3):
+        one.image(1000 + 100 * number)
+        one.one.ros.spin_for(0.2)
+    # From now on poses come as often as images, and three images late.
+    for number in range(3, 9):
+        one.pose(800 + 100 * number, number - 2)
+        one.image(1000 + 100 * number)
+        due = 800 + 100 * number
+        assert one.one.ros.spin_until(lambda due=due: one.seen() == due, 30.0)
+    assert one.answers(7) == [1000, 1100, 1200, 1300, 1400, 1500, 1600]
+    assert one.questions()[-1] == (1600, 1500, 1400)
+
+
 def test_a_gap_between_poses_is_no_pose(drive) -> None:
     one = drive()
     one.step(1000, 0.0)
+    one.answers(1)
     one.pose(2000, 10.0)
     one.image(1500)
     one.one.wait_for_status(
@@ -270,6 +287,7 @@ def test_a_jump_too_small_for_a_speed_forgets_the_history_too(drive) -> None:
 def test_a_message_that_is_no_pose_never_becomes_one(drive, x: float, w: float, text: str) -> None:
     one = drive(tf_timeout_s=0.2)
     one.step(1000, 0.0)
+    one.answers(1)
     one.pose(1100, x, w=w)
     one.image(1100)
     one.one.wait_for_status("input", ERROR, text)
@@ -291,6 +309,7 @@ def test_odometry_of_another_frame_is_refused_by_name(drive) -> None:
 def test_two_publishers_of_poses(drive) -> None:
     one = drive()
     one.steps(0, 2)
+    one.answers(2)
     second = one.one.ros.node("visual_odometry").create_publisher(Odometry, "odom", 5)
     assert one.one.ros.spin_until(lambda: one.one.node.count_publishers("/odom") == 2)
     one.pose(1200, 2.0)
@@ -314,6 +333,7 @@ def test_identical_stamps(drive) -> None:
 def test_images_out_of_order_are_dropped_and_the_history_stays(drive) -> None:
     one = drive()
     one.steps(0, 3)
+    one.answers(3)
     one.image(1150)
     one.one.wait_for_status("input", ERROR, "its stamp is before that of the image before, expected a later one")
     one.step(1300, 3.0)
@@ -331,6 +351,19 @@ def test_two_cameras_on_one_topic(drive) -> None:
     one.step(1300, 3)
     # It is still said while images of the one camera are answered.
     one.one.wait_for_status("input", WARN, f"frame_id 'rear_optical' among images of '{FRAME}', expected one camera")
+
+
+def test_the_focal_length_of_a_second_camera_is_never_used(drive) -> None:
+    one = drive()
+    one.steps(0, 1)
+    rear = dataclasses.replace(CAMERA, fx=2 * CAMERA.fx, fy=2 * CAMERA.fy)
+    for number in range(1, 4):
+        # Of the same moment, and first.
+        one.image(1000 + 100 * number, camera=rear, frame="rear_optical")
+        one.one.ros.spin_for(0.1)
+        one.step(1000 + 100 * number, number)
+    assert one.answers(4) == [1000, 1100, 1200, 1300] and one.questions()[-1] == (1300, 1200, 1100)
+    assert {frame.intrinsics for asked in one.model.asked for frame in asked.frames} == {CAMERA}
 
 
 def test_another_camera_takes_over_and_starts_afresh(drive) -> None:
@@ -435,6 +468,7 @@ def test_deactivation_while_an_image_waits_for_its_pose(drive) -> None:
     one.one.ros.spin_for(0.2)
     one.one.node.trigger_deactivate()
     assert not one.one.node._left_running(), "the wait ends with the deactivation"
+    one.pose(1050, 0.0)
     one.one.node.trigger_activate()
     one.one.wait_for_subscriptions()
     one.step(1100, 0.0)
