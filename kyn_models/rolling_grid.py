@@ -54,22 +54,34 @@ class RollingOptions:
         if not (np.isfinite(self.forget_s) and self.forget_s >= 0):
             raise ValueError(f"fusion.forget_s: got {self.forget_s}, expected a time, or 0 to never forget")
 
+    def side(self, resolution_m: float) -> int:
+        """Cells along an edge. Raises ``ValueError`` for fewer than two, or more than four million in all."""
+        side, most = round(self.size_m / resolution_m), round(MOST_CELLS**0.5)
+        if not 2 <= side <= most:
+            raise ValueError(
+                f"fusion.size_m: got {self.size_m} with cells of {resolution_m} m, expected {2 * resolution_m:g} to "
+                f"{most * resolution_m:g}"
+            )
+        return side
+
+    def check_rule(self, grid: GridOptions) -> None:
+        """Raises ``ValueError`` if a cell could never become occupied, or free, by the rule of the grid."""
+        if not (self.limits[0] < grid.free_below and grid.occupied_above < self.limits[1]):
+            raise ValueError(
+                f"fusion.limits: got {self.limits}, expected the least below grid.free_below {grid.free_below} and the "
+                f"greatest above grid.occupied_above {grid.occupied_above}"
+            )
+
 
 class RollingGrid:
     """A square of cells around the vehicle, moved along by whole cells.
 
-    resolution_m: edge of a cell. Raises ``ValueError`` for more than four million cells or fewer than two by two.
+    resolution_m: edge of a cell. Raises ``ValueError`` as ``RollingOptions.side``.
     """
 
     def __init__(self, options: RollingOptions, resolution_m: float) -> None:
         self.options, self.resolution_m = options, float(resolution_m)
-        side = round(options.size_m / resolution_m)
-        if not 2 <= side <= MOST_CELLS**0.5:
-            raise ValueError(
-                f"fusion.size_m: got {options.size_m} at a resolution of {resolution_m} m, expected 2 to "
-                f"{round(MOST_CELLS**0.5)} cells along an edge, that is up to {MOST_CELLS**0.5 * resolution_m:g} m"
-            )
-        self._side = side
+        self._side = options.side(resolution_m)
         self._hit, self._miss = _log_odds(options.hit), _log_odds(options.miss)
         self._least, self._most = (_log_odds(limit) for limit in options.limits)
         self.reset()

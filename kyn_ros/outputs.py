@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -18,6 +18,7 @@ from kyn_models import occupancy, views
 from kyn_models.occupancy import GridOptions
 from kyn_models.types import Prediction
 from kyn_ros import convert
+from kyn_ros.fusion import Fusion
 from kyn_ros.params import PerceptionParameters, TopicQos
 from kyn_ros.worker import check
 
@@ -41,14 +42,18 @@ class Output:
     needs: str
     qos: TopicQos
     build: Callable[[Prediction, Header], Any]
-    in_camera_frame: bool = False
+    frame: Literal["vehicle", "camera", "fixed"] = "vehicle"
 
 
 class Outputs:
-    """The publishers of a lifecycle node. Messages carry the stamp of the image they come from."""
+    """The publishers of a lifecycle node. Messages carry the stamp of the image they come from.
 
-    def __init__(self, node: LifecycleNode, parameters: PerceptionParameters) -> None:
+    fusion: the rolling grid, where there is one.
+    """
+
+    def __init__(self, node: LifecycleNode, parameters: PerceptionParameters, fusion: Fusion | None = None) -> None:
         self._grid_frame = parameters.grid.frame_id
+        self._fusion = fusion
         self._options = parameters.grid.options()
         self._outputs = self._table(parameters)
         self._publishers = {
@@ -65,10 +70,14 @@ class Outputs:
             Output("obstacle_points", PointCloud2, "volume", qos.clouds, self._obstacles),
             Output("clearing_points", PointCloud2, "depth", qos.clouds, self._clearing),
             Output("points", PointCloud2, "depth", qos.clouds, self._points),
-            Output("depth/image_rect", Image, "depth", qos.depth, self._depth, in_camera_frame=True),
-            Output("depth/camera_info", CameraInfo, "", qos.depth, self._camera_info, in_camera_frame=True),
-            Output("depth/colorized", Image, "depth", qos.depth, self._colorized, in_camera_frame=True),
+            Output("depth/image_rect", Image, "depth", qos.depth, self._depth, frame="camera"),
+            Output("depth/camera_info", CameraInfo, "", qos.depth, self._camera_info, frame="camera"),
+            Output("depth/colorized", Image, "depth", qos.depth, self._colorized, frame="camera"),
         ]
+        if self._fusion is not None:
+            table.append(
+                Output("occupancy_grid_fused", OccupancyGrid, "grid", qos.occupancy_grid, self._fused, frame="fixed")
+            )
         if OccupancyVolume is not None:
             table.append(Output("occupancy_volume", OccupancyVolume, "volume", qos.occupancy_volume, self._volume))
         return table
@@ -83,7 +92,7 @@ class Outputs:
         return [
             output
             for output in self._outputs
-            if output.needs == "grid" or self._publishers[output.topic].get_subscription_count() > 0
+            if output.topic == "occupancy_grid" or self._publishers[output.topic].get_subscription_count() > 0
         ]
 
     @staticmethod
@@ -99,18 +108,20 @@ class Outputs:
         stamp: Time,
         camera_frame: str,
         cancelled: threading.Event,
+        fixed_frame: str = "",
     ) -> None:
         """Publish ``wanted`` outputs (as ``wanted()`` gave them before the prediction was made).
 
-        grid: the rule with which the prediction's grid was made.
+        grid: the rule with which the prediction's grid was made. fixed_frame: that of the rolling grid, which has the
+        prediction in it already.
 
         Raises ``Cancelled`` before the first one that ``cancelled`` forbids.
         """
         self._options = grid
+        frames = {"vehicle": self._grid_frame, "camera": camera_frame, "fixed": fixed_frame}
         for output in wanted:
             check(cancelled)
-            frame = camera_frame if output.in_camera_frame else self._grid_frame
-            message = output.build(prediction, Header(stamp=stamp, frame_id=frame))
+            message = output.build(prediction, Header(stamp=stamp, frame_id=frames[output.frame]))
             check(cancelled)
             self._publishers[output.topic].publish(message)
 
@@ -122,6 +133,10 @@ class Outputs:
     def _grid(self, prediction: Prediction, header: Header) -> OccupancyGrid:
         assert prediction.grid is not None
         return convert.grid_message(header, prediction.grid, prediction.spec)
+
+    def _fused(self, prediction: Prediction, header: Header) -> OccupancyGrid:
+        assert self._fusion is not None
+        return self._fusion.message(header, self._options)
 
     def _volume(self, prediction: Prediction, header: Header) -> Any:
         assert prediction.volume is not None

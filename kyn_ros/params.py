@@ -22,6 +22,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 
 from kyn_models.config import from_mapping
 from kyn_models.occupancy import GridMode, GridOptions
+from kyn_models.rolling_grid import RollingOptions
 from kyn_models.runtimes.queries import Precision
 from kyn_models.types import VoxelGridSpec
 
@@ -95,6 +96,29 @@ class GridParameters:
 
 
 @dataclass(frozen=True)
+class FusionParameters:
+    """The rolling grid around the vehicle: what the grids of all images say together."""
+
+    enabled: bool = parameter(True, "make occupancy_grid_fused where pose_source is not none")
+    size_m: float = parameter(100.0, "edge of the square around the vehicle, metres", 0.1, 1000.0)
+    hit: float = parameter(0.75, "probability of occupied after one occupied reading", 0.5, 1.0)
+    miss: float = parameter(0.4, "probability of occupied after one free reading", 0.0, 0.5)
+    limits: tuple[float, float] = parameter((0.2, 0.95), "least and greatest probability a cell can reach", 0.0, 1.0)
+    forget_s: float = parameter(5.0, "in this time half of what is known is forgotten; 0: never", 0.0, 1e6)
+
+    def __post_init__(self) -> None:
+        try:
+            check_ranges(self)
+        except ValueError as error:
+            raise ValueError(f"fusion.{error}") from error
+        self.options()
+
+    def options(self) -> RollingOptions:
+        """The rule for the rolling grid."""
+        return RollingOptions(self.size_m, self.hit, self.miss, self.limits, self.forget_s)
+
+
+@dataclass(frozen=True)
 class TopicQos:
     """Quality of service of one topic."""
 
@@ -146,6 +170,7 @@ class PerceptionParameters:
     hood_mask: str = parameter("", "PNG of the image's size, non-zero where the vehicle itself is seen; empty: none")
     depth_rays: tuple[int, int] = parameter((96, 320), "[rows, columns] of rendered depth rays", 1, 4096)
     grid: GridParameters = group(GridParameters)
+    fusion: FusionParameters = group(FusionParameters)
     qos: QosParameters = group(QosParameters)
 
     def __post_init__(self) -> None:
@@ -155,6 +180,9 @@ class PerceptionParameters:
                 f"camera_pose: got {len(self.camera_pose)} numbers, expected 6: [x, y, z, roll, pitch, yaw] "
                 "of the optical frame in metres and radians"
             )
+        if self.fusion.enabled:
+            self.fusion.options().side(self.grid.resolution_m)
+            self.fusion.options().check_rule(self.grid.options())
 
 
 @dataclass(frozen=True)

@@ -295,5 +295,8 @@ def test_a_wrong_call_is_said_in_one_sentence():
     ):
         with pytest.raises(ValueError, match=text):
             RollingOptions(**wrong)
-    with pytest.raises(ValueError, match="2000 cells"):
+    with pytest.raises(ValueError, match="got 1000.0 with cells of 0.2 m, expected 0.4 to 400"):
         RollingGrid(RollingOptions(size_m=1000.0), EDGE)
+    OPTIONS.check_rule(GridOptions())
+    with pytest.raises(ValueError, match="above grid.occupied_above 0.96"):
+        OPTIONS.check_rule(GridOptions(occupied_above=0.96))
