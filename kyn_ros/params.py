@@ -29,6 +29,7 @@ from kyn_models.types import VoxelGridSpec
 T = TypeVar("T")
 Reliability = Literal["best_effort", "reliable"]
 Durability = Literal["volatile", "transient_local"]
+PoseSourceName = Literal["none", "odom", "pose", "tf"]
 NOT_OURS = ("use_sim_time", "qos_overrides.", "start_type_description_service")
 """Parameters that rclpy itself declares."""
 
@@ -96,6 +97,25 @@ class GridParameters:
 
 
 @dataclass(frozen=True)
+class PoseParameters:
+    """What is a pose for an image, and what is none."""
+
+    gap_s: float = parameter(0.5, "between poses further apart than this none is interpolated, seconds", 0.001, 10.0)
+    max_speed_mps: float = parameter(
+        60.0, "poses further apart than this speed allows are a jump, which starts afresh", 0.1, 1000.0
+    )
+    fixed_frame: str = parameter("odom", "the frame that stands still, for pose_source tf")
+
+    def __post_init__(self) -> None:
+        if not self.fixed_frame:
+            raise ValueError("poses.fixed_frame: got an empty name, expected a frame that stands still, such as odom")
+        try:
+            check_ranges(self)
+        except ValueError as error:
+            raise ValueError(f"poses.{error}") from error
+
+
+@dataclass(frozen=True)
 class FusionParameters:
     """The rolling grid around the vehicle: what the grids of all images say together."""
 
@@ -141,6 +161,7 @@ class QosParameters:
 
     image: TopicQos = group(TopicQos, reliability="best_effort")
     camera_info: TopicQos = group(TopicQos, reliability="best_effort")
+    poses: TopicQos = group(TopicQos, reliability="best_effort")
     occupancy_grid: TopicQos = group(TopicQos, durability="transient_local")
     occupancy_volume: TopicQos = group(TopicQos)
     clouds: TopicQos = group(TopicQos)
@@ -160,7 +181,10 @@ class PerceptionParameters:
         None, "[x, y, z, roll, pitch, yaw] of the OPTICAL frame in grid.frame_id, metres and radians; not set: from TF"
     )
     tf_timeout_s: float = parameter(5.0, "how long a frame waits for the mount from TF, seconds", 0.0, 60.0)
-    pose_source: Literal["none"] = parameter("none", "where vehicle poses come from; models of one image need none")
+    pose_source: PoseSourceName = parameter(
+        "none", "where vehicle poses come from: none, odom, pose, tf; models of one image need none"
+    )
+    poses: PoseParameters = group(PoseParameters)
     image_transport: Literal["raw", "compressed"] = parameter("raw", "raw: `image`; compressed: `image/compressed`")
     input_rectified: bool = parameter(False, "true: images are rectified, use P of camera_info and ignore D")
     pairing_slop_s: float = parameter(0.01, "image and camera_info belong together within this time, seconds", 0.0, 1.0)

@@ -188,6 +188,9 @@ class PerceptionNode(LifecycleNode):
         if order == "repeated":
             self._drop("repeated stamp", "image: its stamp is that of the image before, expected a later one")
             return
+        if order == "late":
+            self._drop("out of order", "image: its stamp is before that of the image before, expected a later one")
+            return
         if order == "restart":
             self._restart("image: its stamp jumped")
         self._take(self._pairing.add_image(stamp, message))

@@ -81,8 +81,12 @@ def test_a_restart_of_one_topic_leaves_the_other_alone() -> None:
 
 def test_stamp_order() -> None:
     order = StampOrder()
-    stamps = [5_000, 5_100, 5_100, 5_050, 9_000, 15_000]
-    assert [order.check(stamp * MS) for stamp in stamps] == ["next", "next", "repeated", "restart", "next", "restart"]
+    stamps = [5_000, 5_100, 5_100, 5_050, 5_200, 5_150, 5_050, 9_000, 15_000, 14_000]
+    assert [order.check(stamp * MS) for stamp in stamps] == [
+        *("next", "next", "repeated", "late", "next"),
+        # The second one in a row that goes back is of a new time.
+        *("late", "restart", "next", "restart", "restart"),
+    ]
 
 
 # -- mount -------------------------------------------------------------------------------------------------------------
