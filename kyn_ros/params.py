@@ -213,14 +213,16 @@ class PerceptionParameters:
 class ReplayParameters:
     """Parameters of the replay node."""
 
-    data: str = parameter("", "KITTI-360 folder in the official layout")
-    drive: str = parameter("", "name of the drive below data_2d_raw; empty: the only one there")
-    camera: Literal["image_00", "image_01"] = parameter("image_00", "rectified camera: left or right")
+    data: str = parameter("", "KITTI-360 or KITTI odometry folder in its official layout")
+    drive: str = parameter("", "name of the drive, or of the sequence; empty: the only one there")
+    camera: Literal["left", "right"] = parameter(
+        "left", "rectified camera, left or right: image_00 and image_01, or image_2 and image_3"
+    )
     pace: Literal["clock", "lockstep"] = parameter(
         "clock", "clock: real time; lockstep: next image once the grid of the last one has arrived"
     )
     rate: float = parameter(1.0, "times real time (pace clock)", 0.01, 100.0)
-    rate_hz: float = parameter(10.0, "images per second where the drive has no timestamps.txt", 0.1, 1000.0)
+    rate_hz: float = parameter(10.0, "images per second where the drive has no file of stamps", 0.1, 1000.0)
     loop: bool = parameter(False, "start again at the end; stamps jump back, as in a looped bag")
     start: int = parameter(-1, "first frame number; -1: the first there is", -1, 2**31 - 1)
     stop: int = parameter(-1, "last frame number; -1: the last there is", -1, 2**31 - 1)
