@@ -30,6 +30,7 @@ from kyn_ros.outputs import Outputs
 from kyn_ros.pairing import Pairing, StampOrder
 from kyn_ros.params import PerceptionParameters, check_change, declare, read
 from kyn_ros.perception import Arrival, Perception, load_predictor, read_mask
+from kyn_ros.poses import PoseSource, make_pose_source
 from kyn_ros.worker import Cancelled, Worker, wait_for
 
 END_WITHIN_S = 3.0
@@ -47,6 +48,7 @@ class PerceptionNode(LifecycleNode):
         self._frames = diagnostics.FrameLog()
         self._activity, self._refusal = "waiting to be configured", ""
         self._mount: FixedMount | TfMount | None = None
+        self._poses: PoseSource | None = None
         self._outputs: Outputs | None = None
         self._perception: Perception | None = None
         self._worker: Worker[Arrival] | None = None
@@ -65,6 +67,7 @@ class PerceptionNode(LifecycleNode):
             self._mount = mount = make_mount(
                 self, parameters.camera_pose, parameters.grid.frame_id, parameters.tf_timeout_s
             )
+            self._poses = make_pose_source(self, parameters)
             self._activity = "loading the model"
             predictor = wait_for(
                 lambda: load_predictor(parameters, mount, self.get_logger().warning, self.get_logger().info),
@@ -164,8 +167,10 @@ class PerceptionNode(LifecycleNode):
             self._outputs.close()
         if self._mount is not None:
             self._mount.close()
+        if self._poses is not None:
+            self._poses.close()
         self._forget_constants()
-        self._perception = self._outputs = self._mount = None
+        self._perception = self._outputs = self._mount = self._poses = None
         self._activity = "waiting to be configured"
 
     def _refuse(self, sentence: str) -> TransitionCallbackReturn:
@@ -248,6 +253,8 @@ class PerceptionNode(LifecycleNode):
     def _restart(self, cause: str) -> None:
         self._last_taken_ns = None
         self._frames.restarted()
+        if self._poses is not None:
+            self._poses.images_restarted()
         in_mailbox = self._worker is not None and self._worker.clear()
         for _ in range(self._pairing.drop_images() + in_mailbox):
             self._drop("restart", "image: of the time before a restart")
@@ -261,6 +268,8 @@ class PerceptionNode(LifecycleNode):
             return response
         self._restart("reset was called")
         self._pairing.forget_infos()
+        if self._poses is not None:
+            self._poses.reset()
         self._image_order, self._info_order = StampOrder(), StampOrder()
         response.success, response.message = True, "starting afresh with the next image"
         return response
@@ -289,6 +298,8 @@ class PerceptionNode(LifecycleNode):
             statuses.append(diagnostics.outputs_status(f"{name}: outputs", topics, self._outputs.note))
             mount_status: DiagnosticStatus | None = self._perception.mount_status
             statuses += [] if mount_status is None else [mount_status]
+        if self._poses is not None:
+            statuses.append(self._poses.status(f"{name}: poses"))
         self._diagnostics.publish(diagnostics.array_message(self.get_clock().now().to_msg(), statuses))
 
 
