@@ -42,8 +42,8 @@ Progress = Callable[[int, int, int], None]
 @dataclass(frozen=True)
 class BagOptions:
     """cameras: names of the drive's cameras, left first; two of KITTI-360 only; none: the one it was opened with.
-    compressed: the PNG files as CompressedImage instead of raw rgb8. lidar: scans too. start, stop: first and last frame
-    number, None for the ends of the drive."""
+    compressed: the PNG files as CompressedImage instead of raw rgb8. lidar: scans too. start, stop: first and last
+    frame number, None for the ends of the drive."""
 
     storage: Literal["mcap", "sqlite3"] = "mcap"
     cameras: tuple[str, ...] = ()

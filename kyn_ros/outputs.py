@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -18,7 +18,7 @@ from kyn_models import occupancy, views
 from kyn_models.occupancy import GridOptions
 from kyn_models.types import Prediction
 from kyn_ros import convert
-from kyn_ros.fusion import Fusion
+from kyn_ros.fusion import Place, make_fusion
 from kyn_ros.params import PerceptionParameters, TopicQos
 from kyn_ros.worker import check
 
@@ -42,18 +42,15 @@ class Output:
     needs: str
     qos: TopicQos
     build: Callable[[Prediction, Header], Any]
-    frame: Literal["vehicle", "camera", "fixed"] = "vehicle"
+    in_camera_frame: bool = False
 
 
 class Outputs:
-    """The publishers of a lifecycle node. Messages carry the stamp of the image they come from.
+    """The publishers of a lifecycle node. Messages carry the stamp of the image they come from."""
 
-    fusion: the rolling grid, where there is one.
-    """
-
-    def __init__(self, node: LifecycleNode, parameters: PerceptionParameters, fusion: Fusion | None = None) -> None:
+    def __init__(self, node: LifecycleNode, parameters: PerceptionParameters) -> None:
         self._grid_frame = parameters.grid.frame_id
-        self._fusion = fusion
+        self._fusion = make_fusion(parameters)
         self._options = parameters.grid.options()
         self._outputs = self._table(parameters)
         self._publishers = {
@@ -70,14 +67,12 @@ class Outputs:
             Output("obstacle_points", PointCloud2, "volume", qos.clouds, self._obstacles),
             Output("clearing_points", PointCloud2, "depth", qos.clouds, self._clearing),
             Output("points", PointCloud2, "depth", qos.clouds, self._points),
-            Output("depth/image_rect", Image, "depth", qos.depth, self._depth, frame="camera"),
-            Output("depth/camera_info", CameraInfo, "", qos.depth, self._camera_info, frame="camera"),
-            Output("depth/colorized", Image, "depth", qos.depth, self._colorized, frame="camera"),
+            Output("depth/image_rect", Image, "depth", qos.depth, self._depth, in_camera_frame=True),
+            Output("depth/camera_info", CameraInfo, "", qos.depth, self._camera_info, in_camera_frame=True),
+            Output("depth/colorized", Image, "depth", qos.depth, self._colorized, in_camera_frame=True),
         ]
         if self._fusion is not None:
-            table.append(
-                Output("occupancy_grid_fused", OccupancyGrid, "grid", qos.occupancy_grid, self._fused, frame="fixed")
-            )
+            table.append(Output("occupancy_grid_fused", OccupancyGrid, "grid", qos.occupancy_grid, self._fused))
         if OccupancyVolume is not None:
             table.append(Output("occupancy_volume", OccupancyVolume, "volume", qos.occupancy_volume, self._volume))
         return table
@@ -108,20 +103,24 @@ class Outputs:
         stamp: Time,
         camera_frame: str,
         cancelled: threading.Event,
-        fixed_frame: str = "",
+        place: Place | None = None,
     ) -> None:
         """Publish ``wanted`` outputs (as ``wanted()`` gave them before the prediction was made).
 
-        grid: the rule with which the prediction's grid was made. fixed_frame: that of the rolling grid, which has the
-        prediction in it already.
+        grid: the rule with which the prediction's grid was made. place: where the vehicle was, always given where there
+        is a pose source; the rolling grid learns from every prediction.
 
-        Raises ``Cancelled`` before the first one that ``cancelled`` forbids.
+        Raises ``Cancelled`` before the first one that ``cancelled`` forbids, ``InputError`` for an impossible place.
         """
         self._options = grid
-        frames = {"vehicle": self._grid_frame, "camera": camera_frame, "fixed": fixed_frame}
+        if self._fusion is not None:
+            assert place is not None
+            check(cancelled)
+            self._fusion.add(prediction, place)
         for output in wanted:
             check(cancelled)
-            message = output.build(prediction, Header(stamp=stamp, frame_id=frames[output.frame]))
+            frame = camera_frame if output.in_camera_frame else self._grid_frame
+            message = output.build(prediction, Header(stamp=stamp, frame_id=frame))
             check(cancelled)
             self._publishers[output.topic].publish(message)
 

@@ -20,9 +20,11 @@ from kyn_ros import convert, diagnostics
 from kyn_ros.background import Background
 from kyn_ros.camera_info import Camera, camera_from_info, content
 from kyn_ros.convert import InputError
+from kyn_ros.fusion import Place
 from kyn_ros.mount import FixedMount, TfMount
 from kyn_ros.outputs import Outputs
 from kyn_ros.params import GridParameters, PerceptionParameters
+from kyn_ros.poses import PoseSource
 from kyn_ros.worker import check
 
 
@@ -50,6 +52,7 @@ class Perception:
     Constants of a new camera, mount or grid are built beside the inference thread. Until they are there, frames that
     others fit are answered with those; the rest is dropped as "preparing", or waits if nothing is there yet.
     mask: (H, W) uint8 in arriving images, non-zero where the vehicle itself is seen. name: of the mount's diagnostics.
+    poses: where the vehicle was; an image without a pose is dropped.
     """
 
     def __init__(
@@ -61,8 +64,10 @@ class Perception:
         mask: UInt8Array | None,
         logger: RcutilsLogger,
         name: str,
+        poses: PoseSource | None = None,
     ) -> None:
         self.outputs = outputs
+        self._poses = poses
         self.mount_status: DiagnosticStatus | None = None
         # The newest grid first, and the one before it: what answers while the newest is being built.
         self._predictors: tuple[Predictor, ...] = (predictor,)
@@ -94,13 +99,14 @@ class Perception:
         image = to_rgb(arrival.image)
         setup = self._setup(arrival.info, header.frame_id, cancelled)
         frame = PosedFrame(setup.camera.rectify(image), setup.camera.intrinsics, convert.stamp_ns(header.stamp))
+        place = self._place(frame.stamp_ns, cancelled)
         check(cancelled)
         wanted = self.outputs.wanted()
         converted = time.monotonic()
         observation = Observation((frame,), setup.mount)
         prediction = setup.predictor.predict(observation, Outputs.needs(wanted), setup.prepared)
         predicted = time.monotonic()
-        self.outputs.publish(wanted, prediction, setup.predictor.grid, header.stamp, header.frame_id, cancelled)
+        self.outputs.publish(wanted, prediction, setup.predictor.grid, header.stamp, header.frame_id, cancelled, place)
         done = time.monotonic()
         return {
             "wait": (begin - arrival.complete_s) * 1e3,
@@ -109,6 +115,13 @@ class Perception:
             "publish": (done - predicted) * 1e3,
             "total": (done - arrival.complete_s) * 1e3,
         }
+
+    def _place(self, stamp_ns: int, cancelled: threading.Event) -> Place | None:
+        """Where the vehicle was. Raises ``InputError`` where there is no pose."""
+        if self._poses is None:
+            return None
+        located = self._poses.locate(stamp_ns, cancelled)
+        return Place(located.odom_from_base, located.epoch, self._poses.frame_id)
 
     def _setup(self, info: CameraInfo, camera_frame: str, cancelled: threading.Event) -> _Setup:
         """What answers a frame of this CameraInfo. Raises ``InputError`` while that is being built."""

@@ -81,7 +81,9 @@ class PerceptionNode(LifecycleNode):
         self._refusal, self._activity = "", "configured, not active"
         self._outputs = Outputs(self, parameters)
         name = f"{self.get_fully_qualified_name()}: mount"
-        self._perception = Perception(predictor, self._mount, self._outputs, parameters, mask, self.get_logger(), name)
+        self._perception = Perception(
+            predictor, self._mount, self._outputs, parameters, mask, self.get_logger(), name, self._poses
+        )
         self.get_logger().info(
             f"model {predictor.artifact.name}, runtime {predictor.runtime_name} {predictor.precision}, "
             f"mount from {self._mount.source}"
