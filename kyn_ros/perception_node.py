@@ -23,11 +23,12 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
+from kyn_models.stamp_order import StampOrder
 from kyn_ros import convert, diagnostics, lifecycle
 from kyn_ros.convert import InputError
 from kyn_ros.mount import FixedMount, TfMount, make_mount
 from kyn_ros.outputs import Outputs
-from kyn_ros.pairing import Pairing, StampOrder
+from kyn_ros.pairing import Pairing
 from kyn_ros.params import PerceptionParameters, check_change, declare, read
 from kyn_ros.perception import Arrival, Perception, load_predictor, read_mask
 from kyn_ros.poses import PoseSource, make_pose_source

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kyn_models.stamp_order import StampOrder
 from kyn_models.types import Float64Array
 from kyn_ros.convert import InputError
 from kyn_ros.mount import pose_from_quaternion
-from kyn_ros.pairing import StampOrder
 from kyn_ros.worker import check
 
 KEPT_NS = 10_000_000_000

@@ -22,9 +22,10 @@ from kyn_models import runtimes
 from kyn_models.artifact import KITTI360_CAMERA, Artifact, TrainingCamera
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.predictor import Predictor
+from kyn_models.stamp_order import StampOrder
 from kyn_ros import mount, odometry, params
 from kyn_ros.diagnostics import FrameLog, model_status, mount_status
-from kyn_ros.pairing import Pairing, StampOrder
+from kyn_ros.pairing import Pairing
 from kyn_ros.params import PerceptionParameters, ReplayParameters
 from kyn_ros.worker import Cancelled, Worker, wait_for, wait_until
 
