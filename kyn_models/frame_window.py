@@ -121,6 +121,10 @@ class FrameWindow:
             self.resets[cause] += 1
             self._forget(cause)
 
+    def holds(self, stamp_ns: int) -> bool:
+        """True while the frame with this stamp can still be chosen."""
+        return any(frame.stamp_ns == stamp_ns for frame in (*self._kept, self._newest) if frame is not None)
+
     def __len__(self) -> int:
         return len(self._kept) + (self._newest is not None)
 

@@ -90,6 +90,8 @@ class Predictor:
     Raises ``ValueError`` for options out of range or a family this class does not run, ``RuntimeFailed``.
     """
 
+    frames_wanted = 1
+
     def __init__(
         self,
         artifact: Artifact,

@@ -257,3 +257,4 @@ class Prediction:
     label_names: tuple[str, ...] = ()
     grid: NDArray[np.int8] | None = None
     stages_ms: Mapping[str, float] = field(default_factory=dict)
+    frames_used: int = 1

@@ -25,6 +25,7 @@ OK, WARN, ERROR, STALE = (
 RECENT = 50
 LOST_IMAGES_S = 2.0
 SAME_CLOCK_S = 3600.0
+LASTING_S = 5.0
 
 FAST_DDS_ADVICE = (
     "camera_info arrives but no image: Fast DDS loses large best-effort images without its profile; set "
@@ -34,6 +35,8 @@ FAST_DDS_ADVICE = (
 
 NO_FAULT = frozenset({"newer image", "max_rate_hz", "restart", "deactivated", "preparing"})
 """Reasons for a dropped image that are not a fault of the input."""
+LASTING = frozenset({"other camera"})
+"""Faults beside which other images are answered: they are named for some seconds."""
 
 
 @dataclass
@@ -73,6 +76,7 @@ class FrameLog:
         self._started_s = clock()
         self._drops: Counter[str] = Counter()
         self._fault: str | None = None
+        self._lasting: tuple[str, float] | None = None
         self._answered = 0
         self._restarts = 0
         self._stages: dict[str, deque[float]] = {}
@@ -101,6 +105,8 @@ class FrameLog:
             self._drops[reason] += 1
             if reason in NO_FAULT:
                 return False
+            if reason in LASTING:
+                self._lasting = (sentence, self._clock())
             new, self._fault = sentence != self._fault, sentence
             return new
 
@@ -137,7 +143,7 @@ class FrameLog:
             values = {
                 "image_rate_hz": f"{self._image.rate_hz():.1f}",
                 "image_age_s": "none yet" if age is None else f"{age:.1f}",
-                "input_delay_ms": _delay_text(self._input_delay_s),
+                "input_delay_ms": delay_text(self._input_delay_s),
                 "images": str(self._image.count),
                 "camera_infos": str(self._info.count),
                 "answered": str(self._answered),
@@ -159,10 +165,13 @@ class FrameLog:
             return STALE, f"the last image on {image_topic} came {age:.1f} s ago; nothing is published"
         if self._fault is not None:
             return ERROR, self._fault
+        if self._lasting is not None and now - self._lasting[1] < LASTING_S:
+            return WARN, self._lasting[0]
         return OK, "images are answered" if self._answered else "images arrive"
 
 
-def _delay_text(delay_s: float | None) -> str:
+def delay_text(delay_s: float | None) -> str:
+    """Milliseconds between a stamp and the node's clock, for diagnostics."""
     if delay_s is None:
         return ""
     # A replay without use_sim_time: the difference to today says nothing.

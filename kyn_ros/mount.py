@@ -51,7 +51,9 @@ def parameter_text(numbers: Sequence[float]) -> str:
     return "[" + ", ".join(f"{number:.9f}" for number in numbers) + "]"
 
 
-def pose_from_quaternion(translation: Sequence[float], quaternion: Sequence[float]) -> Float64Array:
+def pose_from_quaternion(
+    translation: Sequence[float] | np.ndarray, quaternion: Sequence[float] | np.ndarray
+) -> Float64Array:
     """(4, 4) pose of a translation and a quaternion x, y, z, w. Raises ``ValueError`` for a quaternion of length 0."""
     norm = float(np.linalg.norm(quaternion))
     if not norm > 1e-6:

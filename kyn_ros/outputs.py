@@ -82,6 +82,11 @@ class Outputs:
         """What is missing here, in a sentence; empty if nothing is."""
         return "" if OccupancyVolume is not None else NO_VOLUME_MESSAGE
 
+    @property
+    def fuses(self) -> bool:
+        """True where the grids of all images are kept together."""
+        return self._fusion is not None
+
     def wanted(self) -> list[Output]:
         """The outputs that somebody subscribes to, and the grid."""
         return [
@@ -107,8 +112,8 @@ class Outputs:
     ) -> None:
         """Publish ``wanted`` outputs (as ``wanted()`` gave them before the prediction was made).
 
-        grid: the rule with which the prediction's grid was made. place: where the vehicle was, always given where there
-        is a pose source; the rolling grid learns from every prediction.
+        grid: the rule with which the prediction's grid was made. place: where the vehicle was, needed where ``fuses``
+        is true: the rolling grid learns from every prediction.
 
         Raises ``Cancelled`` before the first one that ``cancelled`` forbids, ``InputError`` for an impossible place.
         """

@@ -1,14 +1,36 @@
-"""Image and CameraInfo of the same moment."""
+"""Image and CameraInfo of the same moment, of one camera."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 WAITING_IMAGES = 3
 KEPT_INFOS = 60
+CHANGED_AFTER = 5
+
+
+@dataclass
+class OneCamera:
+    """Watches whose images arrive on one topic, by the frame_id they name."""
+
+    frame_id: str | None = None
+    _other: str = ""
+    _in_a_row: int = 0
+
+    def check(self, frame_id: str) -> Literal["same", "other", "changed"]:
+        """``other``: an image among those of another camera. ``changed``: the fifth in a row, it is the camera now."""
+        if self.frame_id in (None, frame_id):
+            self.frame_id, self._in_a_row = frame_id, 0
+            return "same"
+        self._in_a_row = self._in_a_row + 1 if frame_id == self._other else 1
+        self._other = frame_id
+        if self._in_a_row < CHANGED_AFTER:
+            return "other"
+        self.frame_id, self._in_a_row = frame_id, 0
+        return "changed"
 
 
 @dataclass

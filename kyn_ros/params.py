@@ -21,6 +21,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from kyn_models.config import from_mapping
+from kyn_models.frame_window import Neighbours, WindowOptions
 from kyn_models.occupancy import GridMode, GridOptions
 from kyn_models.rolling_grid import RollingOptions
 from kyn_models.runtimes.queries import Precision
@@ -116,6 +117,32 @@ class PoseParameters:
 
 
 @dataclass(frozen=True)
+class FrameParameters:
+    """Which frames a model of several frames is asked about together."""
+
+    neighbours: Neighbours = parameter(
+        "past", "past: two frames before the newest one; centred: one before, one after, late by one chosen frame"
+    )
+    spacing_m: float = parameter(0.7, "least distance the camera moves between chosen frames, metres", 0.01, 100.0)
+    max_delay_s: float = parameter(0.5, "centred: the longest wait for the frame after, seconds", 0.01, 10.0)
+    max_age_s: float = parameter(2.0, "a neighbour is at most this far in time, seconds", 0.01, 60.0)
+    max_baseline_m: float = parameter(8.0, "a neighbour is at most this far away, metres", 0.01, 100.0)
+    max_turn_deg: float = parameter(30.0, "a neighbour looks at most this far to another side, degrees", 0.1, 180.0)
+
+    def __post_init__(self) -> None:
+        try:
+            check_ranges(self)
+            self.options(1.0)
+        except ValueError as error:
+            raise ValueError(f"frames.{error}") from error
+
+    def options(self, max_speed_mps: float) -> WindowOptions:
+        """For the window; max_speed_mps: what is faster is a jump of the poses."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return WindowOptions(**values, max_speed_mps=max_speed_mps)
+
+
+@dataclass(frozen=True)
 class FusionParameters:
     """The rolling grid around the vehicle: what the grids of all images say together."""
 
@@ -185,6 +212,7 @@ class PerceptionParameters:
         "none", "where vehicle poses come from: none, odom, pose, tf; models of one image need none"
     )
     poses: PoseParameters = group(PoseParameters)
+    frames: FrameParameters = group(FrameParameters)
     image_transport: Literal["raw", "compressed"] = parameter("raw", "raw: `image`; compressed: `image/compressed`")
     input_rectified: bool = parameter(False, "true: images are rectified, use P of camera_info and ignore D")
     pairing_slop_s: float = parameter(0.01, "image and camera_info belong together within this time, seconds", 0.0, 1.0)
@@ -207,36 +235,6 @@ class PerceptionParameters:
         if self.fusion.enabled:
             self.fusion.options().side(self.grid.resolution_m)
             self.fusion.options().check_rule(self.grid.options())
-
-
-@dataclass(frozen=True)
-class ReplayParameters:
-    """Parameters of the replay node."""
-
-    data: str = parameter("", "KITTI-360 or KITTI odometry folder in its official layout")
-    drive: str = parameter("", "name of the drive, or of the sequence; empty: the only one there")
-    camera: Literal["left", "right"] = parameter(
-        "left", "rectified camera, left or right: image_00 and image_01, or image_2 and image_3"
-    )
-    pace: Literal["clock", "lockstep"] = parameter(
-        "clock", "clock: real time; lockstep: next image once the grid of the last one has arrived"
-    )
-    rate: float = parameter(1.0, "times real time (pace clock)", 0.01, 100.0)
-    rate_hz: float = parameter(10.0, "images per second where the drive has no file of stamps", 0.1, 1000.0)
-    loop: bool = parameter(False, "start again at the end; stamps jump back, as in a looped bag")
-    start: int = parameter(-1, "first frame number; -1: the first there is", -1, 2**31 - 1)
-    stop: int = parameter(-1, "last frame number; -1: the last there is", -1, 2**31 - 1)
-    lidar: bool = parameter(True, "publish the lidar scans too")
-    listeners: int = parameter(
-        1, "how many subscribers of image and camera_info to wait for at start (pace lockstep)", 1, 100
-    )
-    wait_s: float = parameter(60.0, "how long to wait for the perception node at start (pace lockstep)", 0.0, 3600.0)
-    answer_timeout_s: float = parameter(10.0, "a grid later than this counts as missing (pace lockstep)", 0.1, 600.0)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if 0 <= self.stop < self.start:
-            raise ValueError(f"stop: got frame {self.stop} before start {self.start}, expected a later one")
 
 
 def flatten(cls: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.impl.rcutils_logger import RcutilsLogger
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo
 
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.predictor import Predictor, Prepared
@@ -20,20 +20,13 @@ from kyn_ros import convert, diagnostics
 from kyn_ros.background import Background
 from kyn_ros.camera_info import Camera, camera_from_info, content
 from kyn_ros.convert import InputError
+from kyn_ros.frames import Arrival, Chosen, Frames, without_poses
 from kyn_ros.fusion import Place
 from kyn_ros.mount import FixedMount, TfMount
 from kyn_ros.outputs import Outputs
 from kyn_ros.params import GridParameters, PerceptionParameters
 from kyn_ros.poses import PoseSource
 from kyn_ros.worker import check
-
-
-class Arrival(NamedTuple):
-    """An image, the CameraInfo of the same moment, and when they were complete (steady clock, seconds)."""
-
-    image: Image | CompressedImage
-    info: CameraInfo
-    complete_s: float
 
 
 class _Setup(NamedTuple):
@@ -46,33 +39,46 @@ class _Setup(NamedTuple):
     mount_status: DiagnosticStatus
 
 
+class _Question(NamedTuple):
+    """What the model is asked. chosen: None for models of one image."""
+
+    observation: Observation
+    setup: _Setup
+    camera_frame: str
+    chosen: Chosen | None = None
+
+
 class Perception:
     """Converts, asks the model, publishes.
 
     Constants of a new camera, mount or grid are built beside the inference thread. Until they are there, frames that
     others fit are answered with those; the rest is dropped as "preparing", or waits if nothing is there yet.
-    mask: (H, W) uint8 in arriving images, non-zero where the vehicle itself is seen. name: of the mount's diagnostics.
-    poses: where the vehicle was; an image without a pose is dropped.
+    poses: for models of several frames, which answer from one image without them, and for the fused grid; an image
+    without a pose is dropped.
+    mask: (H, W) uint8 in arriving images, non-zero where the vehicle itself is seen. name: the node's.
     """
 
     def __init__(
         self,
         predictor: Predictor,
         mount: FixedMount | TfMount,
+        poses: PoseSource | None,
         outputs: Outputs,
         parameters: PerceptionParameters,
         mask: UInt8Array | None,
         logger: RcutilsLogger,
         name: str,
-        poses: PoseSource | None = None,
     ) -> None:
         self.outputs = outputs
         self._poses = poses
-        self.mount_status: DiagnosticStatus | None = None
+        self._mount_status: DiagnosticStatus | None = None
         # The newest grid first, and the one before it: what answers while the newest is being built.
         self._predictors: tuple[Predictor, ...] = (predictor,)
         self._mount, self._parameters, self._mask = mount, parameters, mask
         self._logger, self._name = logger, name
+        self._frames: Frames | None = None
+        if poses is not None and predictor.frames_wanted > 1:
+            self._frames = Frames(poses, parameters.frames.options(parameters.poses.max_speed_mps))
         self._setups: Background[_Setup] = Background()
 
     @property
@@ -88,25 +94,44 @@ class Perception:
         """Forget all constants; the thread that still builds some after ``timeout_s``, if there is one."""
         return self._setups.close(timeout_s)
 
-    def process(self, arrival: Arrival, cancelled: threading.Event) -> dict[str, float]:
-        """One image in, messages out. Returns milliseconds by stage.
+    def arrived(self, arrival: Arrival) -> None:
+        """An image that may be a neighbour of another one, whether or not it is answered itself."""
+        if self._frames is not None:
+            self._frames.arrived(arrival)
 
+    def restart(self, cause: str) -> None:
+        """Forget the images before; ``cause`` is counted."""
+        if self._frames is not None:
+            self._frames.restart(cause)
+
+    def statuses(self) -> list[DiagnosticStatus]:
+        """The mount, once it is known, and for models of several frames which ones they are asked about."""
+        statuses: list[DiagnosticStatus] = [] if self._mount_status is None else [self._mount_status]
+        name, wanted = f"{self._name}: frames", self.predictor.frames_wanted
+        if wanted > 1:
+            statuses.append(without_poses(name, wanted) if self._frames is None else self._frames.status(name))
+        return statuses
+
+    def process(self, arrival: Arrival, cancelled: threading.Event) -> dict[str, float] | None:
+        """One image in, messages out. Returns milliseconds by stage; None where nothing is answered yet.
+
+        Of several frames the messages belong to the key frame, and carry its stamp.
         Raises ``InputError``, and ``Cancelled`` where ``cancelled`` is set: nothing is published from then on.
         """
         begin = time.monotonic()
-        header = arrival.image.header
-        to_rgb = convert.image_to_rgb if self._parameters.image_transport == "raw" else convert.compressed_to_rgb
-        image = to_rgb(arrival.image)
-        setup = self._setup(arrival.info, header.frame_id, cancelled)
-        frame = PosedFrame(setup.camera.rectify(image), setup.camera.intrinsics, convert.stamp_ns(header.stamp))
-        place = self._place(frame.stamp_ns, cancelled)
+        question = self._question(arrival, cancelled)
+        if question is None:
+            return None
+        place = self._place(question.observation.key.stamp_ns, cancelled)
         check(cancelled)
-        wanted = self.outputs.wanted()
+        setup, wanted = question.setup, self.outputs.wanted()
         converted = time.monotonic()
-        observation = Observation((frame,), setup.mount)
-        prediction = setup.predictor.predict(observation, Outputs.needs(wanted), setup.prepared)
+        prediction = setup.predictor.predict(question.observation, Outputs.needs(wanted), setup.prepared)
         predicted = time.monotonic()
-        self.outputs.publish(wanted, prediction, setup.predictor.grid, header.stamp, header.frame_id, cancelled, place)
+        stamp = convert.time_message(prediction.stamp_ns)
+        self.outputs.publish(wanted, prediction, setup.predictor.grid, stamp, question.camera_frame, cancelled, place)
+        if self._frames is not None and question.chosen is not None:
+            self._frames.answered(question.chosen, prediction.frames_used)
         done = time.monotonic()
         return {
             "wait": (begin - arrival.complete_s) * 1e3,
@@ -116,9 +141,34 @@ class Perception:
             "total": (done - arrival.complete_s) * 1e3,
         }
 
+    def _question(self, arrival: Arrival, cancelled: threading.Event) -> _Question | None:
+        """The image alone, or the key frame that can be answered now that it is there."""
+        camera_frame = arrival.image.header.frame_id
+        setup = self._setup(arrival.info, camera_frame, cancelled)
+        if self._frames is None:
+            return _Question(Observation((self._frame(arrival, setup.camera),), setup.mount), setup, camera_frame)
+
+        def posed(other: Arrival, odom_from_base: Float64Array) -> PosedFrame:
+            # Each frame has the camera of its own moment.
+            same = content(other.info) == content(arrival.info)
+            camera = setup.camera if same else camera_from_info(other.info, self._parameters.input_rectified)
+            return self._frame(other, camera, odom_from_base @ setup.mount)
+
+        chosen = self._frames.choose(arrival, posed, cancelled)
+        if chosen is None:
+            return None
+        setup = self._setup(chosen.info, chosen.camera_frame, cancelled)
+        choice = chosen.choice
+        return _Question(Observation((choice.key, *choice.neighbours), setup.mount), setup, camera_frame, chosen)
+
+    def _frame(self, arrival: Arrival, camera: Camera, world_from_camera: Float64Array | None = None) -> PosedFrame:
+        to_rgb = convert.image_to_rgb if self._parameters.image_transport == "raw" else convert.compressed_to_rgb
+        image = camera.rectify(to_rgb(arrival.image))
+        return PosedFrame(image, camera.intrinsics, arrival.stamp_ns, world_from_camera)
+
     def _place(self, stamp_ns: int, cancelled: threading.Event) -> Place | None:
-        """Where the vehicle was. Raises ``InputError`` where there is no pose."""
-        if self._poses is None:
+        """Where the vehicle was, for the fused grid. Raises ``InputError`` where there is no pose."""
+        if self._poses is None or not self.outputs.fuses:
             return None
         located = self._poses.locate(stamp_ns, cancelled)
         return Place(located.odom_from_base, located.epoch, self._poses.frame_id)
@@ -138,7 +188,7 @@ class Perception:
             setup = setup or self._setups.known((*camera, predictor))
         if setup is None:
             raise InputError("preparing", "image: the constants of its camera or mount are still being built")
-        self.mount_status = setup.mount_status
+        self._mount_status = setup.mount_status
         return setup
 
     def _build(self, info: CameraInfo, mount: Float64Array, predictor: Predictor) -> _Setup:
@@ -152,7 +202,7 @@ class Perception:
         width, height = camera.size
         self._logger.info(f"prepared for a camera of {width}x{height} in {time.monotonic() - begin:.2f} s")
         training = predictor.artifact.manifest.camera
-        status = diagnostics.mount_status(self._name, mount, self._mount.source, training)
+        status = diagnostics.mount_status(f"{self._name}: mount", mount, self._mount.source, training)
         if status.level != diagnostics.OK:
             self._logger.warning(status.message)
         return _Setup(camera, mount, predictor, prepared, status)

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -23,14 +23,14 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
-from kyn_models.stamp_order import StampOrder
 from kyn_ros import convert, diagnostics, lifecycle
 from kyn_ros.convert import InputError
+from kyn_ros.frames import Arrival
+from kyn_ros.intake import Intake
 from kyn_ros.mount import FixedMount, TfMount, make_mount
 from kyn_ros.outputs import Outputs
-from kyn_ros.pairing import Pairing
 from kyn_ros.params import PerceptionParameters, check_change, declare, read
-from kyn_ros.perception import Arrival, Perception, load_predictor, read_mask
+from kyn_ros.perception import Perception, load_predictor, read_mask
 from kyn_ros.poses import PoseSource, make_pose_source
 from kyn_ros.worker import Cancelled, Worker, wait_for
 
@@ -81,9 +81,9 @@ class PerceptionNode(LifecycleNode):
             return self._refuse("stopped while the model was loading")
         self._refusal, self._activity = "", "configured, not active"
         self._outputs = Outputs(self, parameters)
-        name = f"{self.get_fully_qualified_name()}: mount"
+        name = self.get_fully_qualified_name()
         self._perception = Perception(
-            predictor, self._mount, self._outputs, parameters, mask, self.get_logger(), name, self._poses
+            predictor, self._mount, self._poses, self._outputs, parameters, mask, self.get_logger(), name
         )
         self.get_logger().info(
             f"model {predictor.artifact.name}, runtime {predictor.runtime_name} {predictor.precision}, "
@@ -103,9 +103,7 @@ class PerceptionNode(LifecycleNode):
             )
             return TransitionCallbackReturn.FAILURE
         parameters, qos = self._settings, self._settings.qos
-        self._image_order, self._info_order = StampOrder(), StampOrder()
-        self._pairing = Pairing(round(parameters.pairing_slop_s * 1e9), self._on_unpaired)
-        self._last_taken_ns: int | None = None
+        self._intake = Intake(parameters, self._drop, self._restart)
         self._worker = Worker(self._answer)
         self._frames.started()
         raw = parameters.image_transport == "raw"
@@ -192,43 +190,29 @@ class PerceptionNode(LifecycleNode):
     def _on_image(self, message: Image | CompressedImage) -> None:
         stamp = convert.stamp_ns(message.header.stamp)
         self._frames.image_arrived((self.get_clock().now().nanoseconds - stamp) * 1e-9)
-        order = self._image_order.check(stamp)
-        if order == "repeated":
-            self._drop("repeated stamp", "image: its stamp is that of the image before, expected a later one")
-            return
-        if order == "late":
-            self._drop("out of order", "image: its stamp is before that of the image before, expected a later one")
-            return
-        if order == "restart":
-            self._restart("image: its stamp jumped")
-        self._take(self._pairing.add_image(stamp, message))
+        self._take(self._intake.image(message))
 
     def _on_info(self, message: CameraInfo) -> None:
-        stamp = convert.stamp_ns(message.header.stamp)
         self._frames.info_arrived()
-        # Each topic finds its own restart: late messages of the other one, from before it, then do no harm.
-        if self._info_order.check(stamp) == "restart":
-            self._pairing.forget_infos()
-        self._take(self._pairing.add_info(stamp, message))
+        self._take(self._intake.info(message))
 
     def _take(self, pair: tuple[Any, CameraInfo] | None) -> None:
         """Hand a complete pair to the inference thread, which works on the newest one only."""
-        if pair is None or self._worker is None:
+        if pair is None or self._worker is None or self._perception is None:
             return
-        stamp, limit = convert.stamp_ns(pair[0].header.stamp), self._settings.max_rate_hz
-        # A tenth of a period of tolerance keeps every second image of a 20 Hz camera at 10 Hz in spite of jitter.
-        if limit > 0 and self._last_taken_ns is not None and stamp - self._last_taken_ns < 0.9e9 / limit:
-            self._drop("max_rate_hz", "image: above max_rate_hz")
-            return
-        self._last_taken_ns = stamp
-        if self._worker.put(Arrival(*pair, time.monotonic())):
+        arrival = Arrival(*pair, time.monotonic())
+        # Not every image is answered, but each may be a neighbour.
+        self._perception.arrived(arrival)
+        if not self._intake.too_soon(arrival.stamp_ns) and self._worker.put(arrival):
             self._drop("newer image", "image: a newer one arrived before its turn")
 
     def _answer(self, arrival: Arrival, cancelled: threading.Event) -> None:
         """One image, in the inference thread."""
         assert self._perception is not None
         try:
-            self._frames.answered(self._perception.process(arrival, cancelled))
+            stages_ms = self._perception.process(arrival, cancelled)
+            if stages_ms is not None:
+                self._frames.answered(stages_ms)
         except Cancelled:
             self._drop("deactivated", "image: the node was deactivated before its answer")
         except InputError as error:
@@ -239,29 +223,20 @@ class PerceptionNode(LifecycleNode):
             self.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
             self._drop("inference", f"inference failed: {error}")
 
-    def _on_unpaired(self, distance_ns: int | None) -> None:
-        if distance_ns is None:
-            self._drop("no camera_info", "image: no camera_info has arrived, expected one with the stamp of each image")
-        else:
-            self._drop(
-                "unpaired",
-                f"image: the nearest camera_info is {distance_ns * 1e-9:.3f} s away, expected one with the stamp of "
-                f"each image (pairing_slop_s is {self._settings.pairing_slop_s})",
-            )
-
     def _drop(self, reason: str, sentence: str) -> None:
         if self._frames.dropped(reason, sentence):
             self.get_logger().warning(f"dropped: {sentence}", throttle_duration_sec=5.0)
 
-    def _restart(self, cause: str) -> None:
-        self._last_taken_ns = None
+    def _restart(self, sentence: str, cause: str) -> None:
         self._frames.restarted()
+        if self._perception is not None:
+            self._perception.restart(cause)
         if self._poses is not None:
             self._poses.images_restarted()
         in_mailbox = self._worker is not None and self._worker.clear()
-        for _ in range(self._pairing.drop_images() + in_mailbox):
+        for _ in range(self._intake.drop_images() + in_mailbox):
             self._drop("restart", "image: of the time before a restart")
-        self.get_logger().warning(f"{cause}, starting afresh", throttle_duration_sec=5.0)
+        self.get_logger().warning(f"{sentence}, starting afresh", throttle_duration_sec=5.0)
 
     # -- services, parameters, diagnostics -----------------------------------------------------------------------------
 
@@ -269,11 +244,10 @@ class PerceptionNode(LifecycleNode):
         if self._worker is None:
             response.success, response.message = False, "not active, nothing to reset"
             return response
-        self._restart("reset was called")
-        self._pairing.forget_infos()
+        self._restart("reset was called", "reset")
+        self._intake.forget()
         if self._poses is not None:
             self._poses.reset()
-        self._image_order, self._info_order = StampOrder(), StampOrder()
         response.success, response.message = True, "starting afresh with the next image"
         return response
 
@@ -299,8 +273,7 @@ class PerceptionNode(LifecycleNode):
         if self._perception is not None and self._outputs is not None:
             topics = [output.topic for output in self._outputs.wanted()]
             statuses.append(diagnostics.outputs_status(f"{name}: outputs", topics, self._outputs.note))
-            mount_status: DiagnosticStatus | None = self._perception.mount_status
-            statuses += [] if mount_status is None else [mount_status]
+            statuses += self._perception.statuses()
         if self._poses is not None:
             statuses.append(self._poses.status(f"{name}: poses"))
         self._diagnostics.publish(diagnostics.array_message(self.get_clock().now().to_msg(), statuses))

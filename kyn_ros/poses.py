@@ -22,7 +22,7 @@ from std_msgs.msg import Header
 from kyn_models.types import Float64Array
 from kyn_ros import convert
 from kyn_ros.convert import InputError
-from kyn_ros.diagnostics import ERROR, OK, STALE, WARN, make_status
+from kyn_ros.diagnostics import ERROR, OK, STALE, WARN, delay_text, make_status
 from kyn_ros.mount import pose_from_quaternion, tf2_ros
 from kyn_ros.params import PerceptionParameters
 from kyn_ros.pose_buffer import Located, PoseBuffer, check_numbers
@@ -78,6 +78,11 @@ class TopicPoses:
             raise InputError("no pose", self._missing(timeout_s))
         return found
 
+    def age_text(self) -> str:
+        """Milliseconds from the newest pose's stamp to now on the node's clock, for diagnostics."""
+        age_ns = self._buffer.age_ns(self._node.get_clock().now().nanoseconds)
+        return delay_text(None if age_ns is None else age_ns * 1e-9)
+
     def reset(self) -> None:
         """Forget all poses."""
         self._buffer.clear()
@@ -92,7 +97,7 @@ class TopicPoses:
     def status(self, name: str) -> DiagnosticStatus:
         """What arrives, for diagnostics."""
         second = self._second_publisher()
-        age_ns = self._buffer.age_ns(self._node.get_clock().now().nanoseconds)
+        age = self.age_text()
         with self._lock:
             since_s = None if self._last_s is None else time.monotonic() - self._last_s
             values = {
@@ -101,7 +106,7 @@ class TopicPoses:
                 "fixed_frame": self._frame_id,
                 "poses": str(self._taken),
                 "arrived_s_ago": "none yet" if since_s is None else f"{since_s:.2f}",
-                "age_ms": "" if age_ns is None else f"{age_ns * 1e-6:.0f}",
+                "age_ms": age,
                 **{f"odd: {reason}": str(count) for reason, count in sorted(self._oddities.items())},
             }
             level, message = OK, "poses arrive"
@@ -207,6 +212,10 @@ class TfPoses:
             raise InputError("no pose", self._refusal) from error
         self._refusal = ""
         return Located(pose_from_quaternion(*numbers), epoch)
+
+    def age_text(self) -> str:
+        """TF does not say how old its newest pose is."""
+        return ""
 
     def reset(self) -> None:
         """Forget all poses; transforms that never change stay."""

@@ -38,7 +38,8 @@ from kyn_models.data.drives import image_frame, open_drive
 from kyn_models.types import Float64Array
 from kyn_ros import convert, lifecycle, odometry
 from kyn_ros.mount import numbers_from_pose, parameter_text
-from kyn_ros.params import ReplayParameters, TopicQos, declare, read
+from kyn_ros.params import TopicQos, declare, read
+from kyn_ros.replay_params import ReplayParameters
 
 try:
     from tf2_msgs.msg import TFMessage

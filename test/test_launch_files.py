@@ -20,7 +20,8 @@ if not os.environ.get("KYN_REQUIRE_ROS"):
     pytest.importorskip("rclpy")
 
 from kyn_ros import environment
-from kyn_ros.params import PerceptionParameters, ReplayParameters, flatten
+from kyn_ros.params import PerceptionParameters, flatten
+from kyn_ros.replay_params import ReplayParameters
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.xml"))
