@@ -78,6 +78,19 @@ class CanonicalCamera:
         inside_rows = (rows[:, 0] >= -0.5) & (rows[:, 0] <= intrinsics.height - 0.5)
         return inside_rows[:, None] & inside_columns[None, :]
 
+    def seen_beside(self, intrinsics: Intrinsics, hood_mask: np.ndarray | None) -> np.ndarray:
+        """As ``seen``, without what only the hood is seen on. hood_mask: (H, W) of the source image, non-zero on the
+        vehicle itself, or None. Raises ``ValueError`` if it has another size than the image."""
+        seen = self.seen(intrinsics)
+        if hood_mask is None:
+            return seen
+        if hood_mask.shape[:2] != (intrinsics.height, intrinsics.width):
+            raise ValueError(
+                f"hood_mask: got {hood_mask.shape[1]}x{hood_mask.shape[0]} pixels, "
+                f"expected {intrinsics.width}x{intrinsics.height} as the image"
+            )
+        return seen & ~self.warp_mask(hood_mask, intrinsics)
+
     def warp_mask(self, mask: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
         """(height, width) bool: this camera's pixels that see a non-zero pixel of ``mask`` (H, W) of ``intrinsics``."""
         columns, rows = _maps(intrinsics, self.intrinsics)

@@ -166,15 +166,7 @@ class Predictor:
         intrinsics: of the rectified source image; hood_mask: (H, W) of that image or None.
         Raises ``ValueError`` if the hood mask has another size.
         """
-        camera = self.artifact.camera
-        seen = camera.seen(intrinsics)
-        if hood_mask is not None:
-            if hood_mask.shape[:2] != (intrinsics.height, intrinsics.width):
-                raise ValueError(
-                    f"hood_mask: got {hood_mask.shape[1]}x{hood_mask.shape[0]} pixels, "
-                    f"expected {intrinsics.width}x{intrinsics.height} as the image"
-                )
-            seen &= ~camera.warp_mask(hood_mask, intrinsics)
+        seen = self.artifact.camera.seen_beside(intrinsics, hood_mask)
         geometry = self._geometry(base_from_camera)
         hidden = geometry.cells[~seen.reshape(-1)[geometry.pixels]]
         return Prepared(intrinsics, base_from_camera, geometry.step, seen, geometry.cells, hidden)

@@ -244,6 +244,7 @@ class Prediction:
     spec: the voxel grid of volume and grid.
     base_from_camera: the mount it was computed with.
     stages_ms: milliseconds spent per stage.
+    frames_used: of the observation: 1 where one image alone decided, as it does in models of a single image.
     """
 
     stamp_ns: int

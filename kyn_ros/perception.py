@@ -15,6 +15,7 @@ from sensor_msgs.msg import CameraInfo
 
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.predictor import Predictor, Prepared
+from kyn_models.predictors import make_predictor
 from kyn_models.types import Float64Array, Observation, PosedFrame, UInt8Array
 from kyn_ros import convert, diagnostics
 from kyn_ros.background import Background
@@ -219,7 +220,7 @@ def load_predictor(
     The constants of a fixed mount are there too. warn: gets a sentence for each runtime that was passed over. say: gets
     progress. Raises ``FileNotFoundError`` or ``ValueError`` with one sentence.
     """
-    predictor = Predictor(
+    predictor = make_predictor(
         Artifact.load(parameters.model or default_artifact()),
         runtime=parameters.runtime,
         spec=parameters.grid.spec(),

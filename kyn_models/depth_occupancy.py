@@ -1,0 +1,222 @@
+"""From a depth map to occupancy: free along the ray, occupied at the surface, unknown behind. numpy and OpenCV.
+
+For families that say depth instead of density. A cell is judged by every pixel that it covers:
+
+* *Free* where all of them see at least as far as its far side, less ``DEPTH_TOLERANCE`` of the depth. One pixel that
+  ends earlier, is invalid, or lies outside the image, and the cell is unknown: a thin pole between two rays that pass
+  it is not run over, and nothing below the field of view becomes free.
+* *Occupied* where surface points fall into it: points of pixels, and points between neighbouring pixels of one surface,
+  for far cells are smaller than the distance between two of these. Of a near cell, which covers hundreds of pixels, at
+  least ``HIT_SHARE`` must be surface, so that a few pixels that float between an edge and what is behind it are none.
+* *Unknown* everywhere else: behind the surface, outside the view, nearer than the model can say.
+* *Ground* is what lies at most ``GROUND_HEIGHT_M`` above a plane that is fitted to each frame near the known mount. It
+  is never occupied in the band of heights of obstacles; a ray that ends on it is free down to the plane.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from kyn_models import cells
+from kyn_models.occupancy import GridOptions, band_layers
+from kyn_models.types import UNKNOWN, Float32Array, Float64Array, Intrinsics, UInt8Array, VoxelGridSpec
+
+DEPTH_TOLERANCE = 0.05
+"""Share of its depth by which a surface may be nearer than said."""
+HIT_SHARE = 0.05
+"""Share of the pixels that a cell covers which must be surface in it."""
+ONE_SURFACE = 0.05
+"""Neighbouring pixels whose depths differ by at most this share are one surface, with points between them."""
+LONGEST_GAP = 12
+"""At most so many points are put between two pixels."""
+GROUND_HEIGHT_M = 0.25
+"""What is at most this high above the ground's plane is ground: kerbs, and the errors of depth on the road."""
+PLANE_SPREAD = (0.1, 0.015)
+"""How far the ground may be from z = 0 of base_link: metres of height, and slope. Standard deviations."""
+PLANE_REACH_M = 40.0
+"""Ground farther away than this says nothing about the plane."""
+PLANE_STEP = 4
+"""Every so many pixels are looked at for the plane."""
+FREE, OCCUPIED = np.uint8(0), np.uint8(254)
+KERNELS = (1, 3, 5, 9, 15, 25, 41, 65)
+"""Widths in pixels of the squares over which the least depth is taken; a cell uses the first that covers it."""
+
+
+@dataclass(frozen=True)
+class DepthCells:
+    """What a camera, its mount and a grid decide, for every depth map of that camera.
+
+    index: (n,) flat indices of the cells whose centres are in view. far: (n,) metres of their far sides along the
+    optical axis. lookup: (n,) where in the stack of least depths a cell finds its own. rays: (3, h * w) directions of
+    the pixels in base_link for one metre along the optical axis. origin: (3,) of the camera in base_link.
+    """
+
+    spec: VoxelGridSpec
+    camera: Intrinsics
+    kernels: tuple[int, ...]
+    index: np.ndarray
+    far: Float32Array
+    lookup: np.ndarray
+    rays: Float32Array
+    origin: Float64Array
+
+    @classmethod
+    def of(
+        cls,
+        spec: VoxelGridSpec,
+        base_from_camera: np.ndarray,
+        camera: Intrinsics,
+        z_range_m: tuple[float, float],
+    ) -> DepthCells:
+        """camera: of the depth map. z_range_m: what is said about depths within it, metres of the grid."""
+        index, points, pixels = cells.cells_in_camera(spec, base_from_camera, camera, z_range_m, 1.0)
+        covered = spec.resolution_m * max(camera.fx, camera.fy) / points[:, 2]
+        level = np.minimum(np.searchsorted(KERNELS, covered), len(KERNELS) - 1)
+        used = np.unique(level)
+        lookup = np.searchsorted(used, level) * (camera.width * camera.height) + pixels
+        # The far corner of a cell along the axis: half of its extent in that direction.
+        reach = 0.5 * spec.resolution_m * np.abs(np.asarray(base_from_camera)[:3, 2]).sum()
+        rows, columns = np.meshgrid(
+            (np.arange(camera.height) - camera.cy) / camera.fy,
+            (np.arange(camera.width) - camera.cx) / camera.fx,
+            indexing="ij",
+        )
+        directions = np.stack([columns.ravel(), rows.ravel(), np.ones(rows.size)])
+        rays = (np.asarray(base_from_camera)[:3, :3] @ directions).astype(np.float32)
+        return cls(
+            spec,
+            camera,
+            tuple(KERNELS[number] for number in used),
+            index,
+            (points[:, 2] + reach).astype(np.float32),
+            lookup.astype(np.int32),
+            rays,
+            np.array(np.asarray(base_from_camera)[:3, 3]),
+        )
+
+
+def depth_to_volume(depth_m: np.ndarray, view: DepthCells, options: GridOptions) -> UInt8Array:
+    """(nz, ny, nx) uint8 volume of a depth map: 0 free, 254 occupied, 255 unknown.
+
+    depth_m: (h, w) float32 metres along the optical axis, of the camera of ``view``; NaN invalid (the cells that it
+    covers are unknown), +Inf sky (free along its ray). options: its band of heights, in which ground is never occupied.
+    Raises ``ValueError`` for another size.
+    """
+    shape = (view.camera.height, view.camera.width)
+    if depth_m.shape != shape:
+        raise ValueError(f"depth_m: got shape {depth_m.shape}, expected {shape} as its camera")
+    depth = np.where(depth_m > 0, depth_m, np.float32(0)).astype(np.float32, copy=False).ravel()  # NaN becomes 0
+    plane = ground_plane(depth.reshape(shape), view)
+    # Height of the camera, and of each ray per metre, above the plane.
+    above = view.origin[2] - plane @ (1.0, *view.origin[:2])
+    climb = view.rays[2] - np.float32(plane[1]) * view.rays[0] - np.float32(plane[2]) * view.rays[1]
+    with np.errstate(invalid="ignore"):
+        ground = (np.float32(above) + climb * depth <= GROUND_HEIGHT_M) & (climb < 0)
+        reach = depth * np.float32(1 - DEPTH_TOLERANCE)
+    # The plane instead of the ground's depth, whose errors matter most where rays meet it at a small angle.
+    down = np.flatnonzero(ground & (depth > 0))
+    reach[down] = np.maximum(depth[down], np.float32(above) / -climb[down])
+    volume = np.full(view.spec.shape, UNKNOWN, dtype=np.uint8)
+    flat = volume.reshape(-1)
+    flat[view.index[_least(reach.reshape(shape), view).take(view.lookup) >= view.far]] = FREE
+    _mark(flat, depth, ground, view, len(_below(view.spec, options)))
+    return volume
+
+
+def ground_plane(depth_m: np.ndarray, view: DepthCells) -> Float64Array:
+    """(a, b, c) of the ground z = a + b x + c y in base_link, fitted to a depth map (h, w); 0 or NaN invalid.
+
+    Starts at the road of the mount, z = 0, and is held there by ``PLANE_SPREAD``: without ground in view it is just
+    that. Points count by how near they are to the plane of the step before.
+    """
+    step = np.s_[PLANE_STEP // 2 :: PLANE_STEP]
+    rays = view.rays.reshape(3, *depth_m.shape)[:, step, step].reshape(3, -1).astype(np.float64)
+    depth = depth_m[step, step].ravel().astype(np.float64)
+    near = (depth > 0) & (depth < PLANE_REACH_M)
+    x, y, z = view.origin[:, None] + rays[:, near] * depth[near]
+    terms = np.stack([np.ones_like(x), x, y], axis=1)
+    offset, slope = PLANE_SPREAD
+    prior = np.diag([1 / offset**2, 1 / slope**2, 1 / slope**2])
+    plane = np.zeros(3)
+    for width in (0.4, 0.25, 0.15, 0.15, 0.15):
+        error = z - terms @ plane
+        inlier = np.abs(error) < width + (0.01 * x if width > 0.15 else 0.0)
+        weight = np.where(inlier, (1 - (error / (width + 0.01 * np.abs(x) + 1e-9)) ** 2).clip(0) ** 2, 0.0)
+        # However many pixels say it: what they say hangs together, as that of 100 independent ones.
+        weight *= 100 / 0.1**2 / max(weight.sum(), 100.0)
+        plane = np.linalg.solve(prior + (terms * weight[:, None]).T @ terms, (terms * weight[:, None]).T @ z)
+    return plane
+
+
+def _below(spec: VoxelGridSpec, options: GridOptions) -> range:
+    """The layers below the band of obstacles."""
+    layers = band_layers(spec, options)
+    return range(layers.start)
+
+
+def _least(reach: Float32Array, view: DepthCells) -> Float32Array:
+    """The least of (h, w) over the squares of ``view.kernels``, one after the other; 0 where one leaves the image."""
+    stack = np.empty((len(view.kernels), *reach.shape), dtype=np.float32)
+    for out, size in zip(stack, view.kernels, strict=True):
+        if size == 1:
+            out[:] = reach
+        else:
+            kernel = np.ones((size, size), np.uint8)
+            cv2.erode(reach, kernel, dst=out, borderType=cv2.BORDER_CONSTANT, borderValue=0.0)
+    return stack.reshape(-1)
+
+
+def _mark(flat: UInt8Array, depth: Float32Array, ground: np.ndarray, view: DepthCells, below: int) -> None:
+    """Mark the cells of ``flat`` that hold surface. below: layers in which ground is surface too."""
+    spec, layer = view.spec, view.spec.shape[1] * view.spec.shape[2]
+    valid = (depth > 0) & np.isfinite(depth)
+    origin = view.origin.astype(np.float32)[:, None]
+    points = origin + view.rays * np.where(valid, depth, np.float32(0))
+    scaled = (points - np.array(spec.origin_m, np.float32)[:, None]) / np.float32(spec.resolution_m)
+    for solid, limit in ((valid & ~ground, flat.size), (valid & ground, below * layer)):
+        if not limit:
+            continue
+        hits = np.bincount(_cells_of(scaled[:, solid], spec), minlength=flat.size + 1)[:-1]
+        hits += np.bincount(_between(scaled, solid, depth, view), minlength=flat.size + 1)[:-1]
+        found = np.flatnonzero(hits[:limit])
+        flat[found[hits[found] >= _needed(found, view)]] = OCCUPIED
+
+
+def _cells_of(scaled: Float32Array, spec: VoxelGridSpec) -> np.ndarray:
+    """Flat indices of (3, n) points in units of cells; beyond the last cell for points outside of the grid."""
+    nz, ny, nx = spec.shape
+    x, y, z = np.floor(scaled).astype(np.int32)
+    inside = (x >= 0) & (x < nx) & (y >= 0) & (y < ny) & (z >= 0) & (z < nz)
+    return np.where(inside, (z * ny + y) * nx + x, nx * ny * nz)
+
+
+def _between(scaled: Float32Array, solid: np.ndarray, depth: Float32Array, view: DepthCells) -> np.ndarray:
+    """Flat indices of the cells of points between neighbouring pixels of one surface."""
+    h, w = view.camera.height, view.camera.width
+    number = np.arange(h * w).reshape(h, w)
+    found = []
+    for first, second in ((number[:, :-1], number[:, 1:]), (number[:-1], number[1:])):
+        a, b = first.ravel(), second.ravel()
+        step = np.abs(depth[a] - depth[b])
+        keep = solid[a] & solid[b] & (step <= ONE_SURFACE * np.minimum(depth[a], depth[b]))
+        keep &= step > 0.5 * view.spec.resolution_m
+        a, b = a[keep], b[keep]
+        away = scaled[:, b] - scaled[:, a]
+        count = np.minimum(np.ceil(np.abs(away).max(axis=0) / 0.7).astype(np.int64) - 1, LONGEST_GAP).clip(0)
+        which = np.repeat(np.arange(len(a)), count)
+        place = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+        share = ((place + 1) / (count[which] + 1)).astype(np.float32)
+        found.append(_cells_of(scaled[:, a[which]] + away[:, which] * share, view.spec))
+    return np.concatenate(found)
+
+
+def _needed(found: np.ndarray, view: DepthCells) -> Float32Array:
+    """Hits that make each cell of (n,) flat indices occupied."""
+    z, y, x = np.unravel_index(found, view.spec.shape)
+    centres = (np.stack([x, y, z]) + 0.5) * view.spec.resolution_m + np.array(view.spec.origin_m)[:, None]
+    distance = np.linalg.norm(centres - view.origin[:, None], axis=0)
+    covered = view.camera.fx * view.camera.fy * (view.spec.resolution_m / distance) ** 2
+    return np.maximum(HIT_SHARE * covered, 1.0)
