@@ -5,6 +5,9 @@
     encoder.onnx         image in, pre-activation map out (all other runtimes)
     decoder.npz          constants of the point network
     engine_*.onnx        the whole model as one graph, by precision (TensorRT)
+    network.onnx         multi-frame depth: image and cost volume in, depth out
+    mono.onnx            multi-frame depth: depth of the image alone
+    multiframe.onnx      multi-frame depth: images, poses and camera in, depth out (TensorRT)
     selftest.npz         an image and what the plain model says about it
 
 A folder with weights alone is a valid artifact: ``kyn export`` adds the other files.
@@ -15,7 +18,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +40,9 @@ WEIGHTS = "weights.safetensors"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.npz"
 SELFTEST = "selftest.npz"
+NETWORK = "network.onnx"
+MONO = "mono.onnx"
+MULTIFRAME = "multiframe.onnx"
 ENGINES = {"float32": "engine_float32.onnx", "float16": "engine_float16.onnx"}
 """Precision of the image network to the fused graph that TensorRT builds engines from."""
 
@@ -193,6 +203,20 @@ def write_artifact(path: str | Path, manifest: Manifest, files: Mapping[str, byt
     text = json.dumps(configuration.to_mapping(manifest), indent=2, sort_keys=True) + "\n"
     write_whole(path / MANIFEST, text.encode())
     return Artifact.load(path)
+
+
+@contextmanager
+def trial_artifact(artifact: Artifact, files: Mapping[str, bytes]) -> Iterator[Artifact]:
+    """The weights of ``artifact`` with ``files`` in a folder of its own, to be tried before they are written."""
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=artifact.path) as scratch:
+        weights = artifact.file(WEIGHTS)
+        # Weights may be gigabytes: the trial reads those that are there, where the file system can do it.
+        try:
+            os.link(weights, Path(scratch) / WEIGHTS)
+        except OSError:
+            shutil.copyfile(weights, Path(scratch) / WEIGHTS)
+        listed = {name: digest for name, digest in artifact.manifest.files.items() if name == WEIGHTS}
+        yield write_artifact(scratch, replace(artifact.manifest, files=listed), files)
 
 
 def default_artifact() -> Path:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import gc
 import importlib
-import io
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from kyn_models.artifact import DECODER, ENCODER, ENGINES, SELFTEST, WEIGHTS, Artifact, write_artifact
+from kyn_models.artifact import DECODER, ENCODER, ENGINES, SELFTEST, WEIGHTS, Artifact, trial_artifact, write_artifact
+from kyn_models.frame_export import FrameAgreement, export_frames
 from kyn_models.fused import Fused
 from kyn_models.fused_kyn import FusedKyn
 from kyn_models.graphs import encoder_graph, engine_graph, kyn_engine_graph
+from kyn_models.models import FRAME_FAMILIES
 from kyn_models.models.kyn_export import KynMaps
 from kyn_models.models.loading import load_model
+from kyn_models.npz import npz_bytes
 from kyn_models.predictor import check_family
 from kyn_models.runtimes import RUNTIMES
 from kyn_models.runtimes.constants import DecoderConstants
@@ -52,15 +50,21 @@ class Agreement(NamedTuple):
     density: float
     depth_m: float
 
+    def __str__(self) -> str:
+        return f"{self.density:.2g} in density, {self.depth_m:.2g} m in depth"
 
-def export(path: str | Path) -> tuple[Artifact, list[Agreement]]:
+
+def export(path: str | Path) -> tuple[Artifact, Sequence[Agreement | FrameAgreement]]:
     """Add ONNX, decoder and self-test to the artifact at ``path`` and check them against torch at once.
 
-    Returns the artifact and one agreement per runtime that is installed. Raises ``ValueError`` if the model cannot be
+    Returns the artifact and one agreement per runtime that is installed. Families that see several frames are exported
+    by ``frame_export``. Raises ``ValueError`` if the model cannot be
     exported or a runtime differs by more than 1e-4 + 1e-3 sigma in density or 1e-3 m + 1e-3 in depth (the files are
     not written then), ``ImportError`` if neither OpenVINO nor ONNX Runtime is installed.
     """
     artifact = Artifact.load(path)
+    if artifact.manifest.family in FRAME_FAMILIES:
+        return export_frames(artifact)
     check_family(artifact)
     # The test first: only one copy of the weights is held at a time.
     test = _selftest(artifact)
@@ -72,19 +76,12 @@ def export(path: str | Path) -> tuple[Artifact, list[Agreement]]:
     files = {
         ENCODER: encoder_graph(network, image_shape, weights, MAPS[family]),
         **_engines(network, arrays, image_shape, weights),
-        DECODER: _npz(arrays),
-        SELFTEST: _npz(test),
+        DECODER: npz_bytes(arrays),
+        SELFTEST: npz_bytes(test),
     }
     del model, network
     gc.collect()  # the exporter leaves cycles that hold the weights, gigabytes of a large model
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=artifact.path) as scratch:
-        # Weights may be gigabytes: the trial reads those that are there, where the file system can do it.
-        try:
-            os.link(weights, Path(scratch) / WEIGHTS)
-        except OSError:
-            shutil.copyfile(weights, Path(scratch) / WEIGHTS)
-        listed = {name: digest for name, digest in artifact.manifest.files.items() if name == WEIGHTS}
-        trial = write_artifact(scratch, replace(artifact.manifest, files=listed), files)
+    with trial_artifact(artifact, files) as trial:
         agreements = _agreements(trial, test)
     return write_artifact(artifact.path, artifact.manifest, files), agreements
 
@@ -158,9 +155,3 @@ def _agreement(name: str, artifact: Artifact, runtime: Runtime, test: Mapping[st
             "written"
         )
     return agreement
-
-
-def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    stream = io.BytesIO()
-    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for options
-    return stream.getvalue()

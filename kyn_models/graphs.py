@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,19 @@ def kyn_engine_graph(fused: FusedKyn, image_shape: Sequence[int], weights: Path)
     return _file(fused, tensors, list(inputs), list(KYN_OUTPUTS), sizes, weights)
 
 
+def frame_graph(network: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], weights: Path) -> bytes:
+    """The ONNX file of a module that holds a whole multi-frame model as ``network``, for inputs of these shapes."""
+    return _file(network, tuple(inputs.values()), list(inputs), list(outputs), None, weights, prefix="")
+
+
 def _file(
-    network: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outputs: list[str], sizes: Any, weights: Path
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    names: list[str],
+    outputs: list[str],
+    sizes: Any,
+    weights: Path,
+    prefix: str = "encoder.",
 ) -> bytes:
     import onnxscript.optimizer
     from onnx_ir.passes import common
@@ -96,7 +107,7 @@ def _file(
     # Only constants are folded: the exporter's own optimiser would fold batch normalisation into the weights.
     onnxscript.optimizer.fold_constants(program.model, should_fold=_is_no_turned_weight)
     common.RemoveUnusedNodesPass()(program.model)
-    widened = _refer_to_weights(program.model, weights)
+    widened = _refer_to_weights(program.model, weights, prefix)
     graph = program.model_proto
     _without_traces(graph)
     _widen(graph, widened)
@@ -109,9 +120,10 @@ def _is_no_turned_weight(node: Any) -> bool | None:
     return False if node.op_type == "Transpose" and node.inputs[0].is_initializer() else None
 
 
-def _refer_to_weights(model: Any, weights: Path) -> dict[str, int]:
+def _refer_to_weights(model: Any, weights: Path, prefix: str) -> dict[str, int]:
     """Replace initialisers that lie in the safetensors file by references to them, before anything copies them.
 
+    prefix: of the names there of what the graph has under ``network``.
     Returns those that are stored in another type than the graph needs, with the number of the type it needs.
     """
     import onnx_ir
@@ -120,7 +132,7 @@ def _refer_to_weights(model: Any, weights: Path) -> dict[str, int]:
     types = {"F32": onnx_ir.DataType.FLOAT, "F16": onnx_ir.DataType.FLOAT16, "I64": onnx_ir.DataType.INT64}
     widened = {}
     for value in model.graph.initializers.values():
-        name = "encoder." + value.name.rpartition("network.")[2]
+        name = prefix + value.name.rpartition("network.")[2]
         if name not in stored:
             continue
         dtype, offset, values = stored[name]

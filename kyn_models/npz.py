@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,3 +31,10 @@ def read_npz(path: Path, names: Iterable[str], advice: str) -> dict[str, np.ndar
             f"{path}: got a file that is damaged or of another kind, "
             f"expected an npz file with {', '.join(names)}; {advice}"
         ) from error
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The content of a compressed npz file with these arrays."""
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for options
+    return stream.getvalue()

@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "image": ("kyn_models.cli.image", "one photo to depth, bird's-eye view and voxel mesh"),
     "voxels": ("kyn_models.cli.voxels", "voxel mesh and picture of every frame of a KITTI-360 split"),
     "video": ("kyn_models.cli.video", "video of a sequence, of flights, or of the rise to a bird's-eye view"),
-    "synth": ("kyn_models.cli.synth", "write synthetic streets in the KITTI-360 layout"),
+    "synth": ("kyn_models.cli.synth", "write synthetic streets in the KITTI-360 or KITTI odometry layout"),
     "prepare": ("kyn_models.cli.prepare", "make what the readers of a downloaded data set need"),
     "import": ("kyn_models.cli.import_", "make a model artifact from an official checkpoint"),
     "engine": ("kyn_models.cli.engine", "build, list or remove TensorRT engines"),
@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prior": ("kyn_models.cli.prior", "what streets look like on average, for comparison in `kyn eval`"),
     "eval": (
         "kyn_models.cli.eval",
-        "scores of a model: occupancy, depth, second views (nvs)",
+        "scores of a model: occupancy, depth, multi-frame depth, second views (nvs)",
     ),
     "bench": ("kyn_models.cli.bench", "time, memory and accuracy of every runtime on this machine"),
 }

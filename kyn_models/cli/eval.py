@@ -1,4 +1,4 @@
-"""``kyn eval occupancy|depth|nvs``: the published scores of a model, as a table and per frame as CSV.
+"""``kyn eval occupancy|depth|multiframe|nvs``: the published scores of a model, as a table and per frame as CSV.
 
 On KITTI-360, KITTI raw, KITTI odometry, RealEstate10K and synthetic streets, as far as each has what is scored.
 
@@ -30,6 +30,10 @@ from kyn_models.types import Intrinsics, Sample
 EVALUATIONS: dict[str, tuple[str, str]] = {
     "occupancy": ("kyn_models.cli.eval_occupancy", "which cells of a lidar slice are occupied (KITTI-360)"),
     "depth": ("kyn_models.cli.eval_depth", "depth against lidar (KITTI-360, KITTI raw, KITTI odometry)"),
+    "multiframe": (
+        "kyn_models.cli.eval_multiframe",
+        "depth from several frames, on what moves and on the rest (KITTI odometry, streets)",
+    ),
     "nvs": ("kyn_models.cli.eval_nvs", "pictures of a second view: PSNR, SSIM, LPIPS"),
 }
 """Name to module and one line of help, in the order of ``kyn eval --help``."""

@@ -19,10 +19,7 @@ def run(args: argparse.Namespace) -> int:
 
     artifact, agreements = export(args.artifact)
     for agreement in agreements:
-        print(
-            f"  {agreement.runtime:12s} agrees with torch: largest difference {agreement.density:.2g} in density, "
-            f"{agreement.depth_m:.2g} m in depth"
-        )
+        print(f"  {agreement.runtime:12s} agrees with torch: largest difference {agreement}")
     for name in artifact.manifest.files:
         print(f"  {name:20s} {(artifact.path / name).stat().st_size / 1e6:8.2f} MB")
     return 0

@@ -31,6 +31,10 @@ DATA_SETS: dict[str, tuple[str, str]] = {
         "kyn_models.cli.prepare_kitti_raw",
         "resize the images of KITTI raw, store lidar depth",
     ),
+    "kitti-odometry": (
+        "kyn_models.cli.prepare_kitti_odometry",
+        "put annotated depth beside the images of KITTI odometry",
+    ),
     "realestate10k": ("kyn_models.cli.prepare_realestate10k", "take the frames of RealEstate10K from its videos"),
 }
 """Name to module and one line of help, in the order of ``kyn prepare --help``."""

@@ -1,4 +1,4 @@
-"""``kyn synth``: synthetic streets in the KITTI-360 layout, a contact sheet of them, or the renderer's speed."""
+"""``kyn synth``: synthetic streets in a KITTI layout, a contact sheet of them, or the renderer's speed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from pathlib import Path
 from kyn_models.cli import interrupt
 from kyn_models.data.street_build import MOST_METRES, STYLES
 
+SIZES = {"kitti360": (1408, 376), "kitti_odometry": (1226, 370)}
+"""Width and height of the images of each layout."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``kyn synth``."""
@@ -23,8 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cameras", default="00", metavar="NAMES", help="comma-separated, of 00, 01, 02, 03, left, right (else 00)"
     )
-    parser.add_argument("--width", type=int, default=1408, help="image width in pixels (else 1408)")
-    parser.add_argument("--height", type=int, default=376, help="image height in pixels (else 376)")
+    parser.add_argument(
+        "--layout", choices=tuple(SIZES), default="kitti360", help="of the folder that is written (else kitti360)"
+    )
+    parser.add_argument("--width", type=int, help="image width in pixels (else 1408, of kitti_odometry 1226)")
+    parser.add_argument("--height", type=int, help="image height in pixels (else 376, of kitti_odometry 370)")
     parser.add_argument("--style", default="any", choices=("any", *STYLES), help="how the street is built (else any)")
     parser.add_argument("--no-lidar", action="store_true", help="write no laser scans")
     parser.add_argument("--no-truth", action="store_true", help="write no depth, instance and moving masks")
@@ -43,6 +49,9 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--{name}: got {value}, expected at least 1")
     if args.seed < 0:
         raise ValueError(f"--seed: got {args.seed}, expected 0 or above")
+    width, height = SIZES[args.layout]
+    args.width = width if args.width is None else args.width
+    args.height = height if args.height is None else args.height
     if min(args.width, args.height) < 16:
         raise ValueError(f"--width, --height: got {args.width}x{args.height}, expected at least 16x16 pixels")
     if max(args.width, args.height) > 8192:
@@ -57,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace) -> int:
+    from kyn_models.data.street_odometry_writer import write_kitti_odometry
     from kyn_models.data.street_sensors import base_from_camera
     from kyn_models.data.street_writer import check_folder, write_kitti360
     from kyn_models.data.streets import StreetOptions, make_street
@@ -75,7 +85,8 @@ def _write(args: argparse.Namespace) -> int:
     streets = (make_street(args.seed + k, options) for k in range(args.drives))
     handler = signal.signal(signal.SIGTERM, interrupt)
     try:
-        names = write_kitti360(
+        write = write_kitti360 if args.layout == "kitti360" else write_kitti_odometry
+        names = write(
             streets,
             args.out,
             args.frames,

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from kyn_models.metrics import BoolArray
 from kyn_models.types import Float32Array, Intrinsics, UInt8Array
 
 
@@ -68,6 +69,16 @@ class PublishedCrop:
         part = np.rint(np.einsum("ow,hwc->hoc", _triangles(part.shape[1], columns), part, optimize=True))
         part = np.einsum("oh,hwc->owc", _triangles(part.shape[0], rows), part, optimize=True)
         return np.clip(np.rint(part), 0, 255).astype(np.uint8)
+
+    def mask(self, mask: BoolArray) -> BoolArray:
+        """(rows, columns) bool of an (H, W) bool mask, from the nearest pixels."""
+        left, top, right, bottom = self.box
+        part = mask[top:bottom, left:right]
+        rows, columns = (
+            ((np.arange(wanted) + 0.5) * count / wanted).astype(np.int64)
+            for wanted, count in zip(self.size, part.shape, strict=True)
+        )
+        return part[np.ix_(rows, columns)]
 
     def depth(self, depth_m: Float32Array) -> Float32Array:
         """(rows, columns) float32 metres of an (H, W) depth image, NaN unknown: the last of each pixel's values."""

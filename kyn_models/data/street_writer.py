@@ -15,12 +15,14 @@ are numbered by 10 digits. Extra: ``data_truth/<drive>/<camera>/`` with
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from kyn_models.data.mei_camera import MeiCamera, mei_text
 from kyn_models.data.street_scene import FRAME_S, Rendered, Scene, Street
@@ -42,7 +44,8 @@ MARKER = "SYNTHETIC.txt"
 """File that says what the folder is; only a folder with it is ever emptied."""
 PERSPECTIVES = ("00", "01")
 """Cameras with rectified images in the official layout."""
-_FOLDERS = ("calibration", "data_2d_raw", "data_3d_raw", "data_poses", "data_truth")
+_FOLDERS = ("calibration", "data_2d_raw", "data_3d_raw", "data_poses", "data_truth", "sequences", "poses", "poses_dvso")
+"""Of this layout and of ``street_odometry_writer``'s."""
 _START = datetime(2013, 5, 28, 12, 0, 0)
 
 
@@ -60,6 +63,28 @@ def check_folder(out: Path, force: bool) -> None:
             raise FileExistsError(f"{out} is not empty; name another folder, or use --force to replace a synthetic one")
         if not (out / MARKER).is_file():
             raise FileExistsError(f"{out} holds files that kyn synth did not write; name another folder")
+
+
+@contextmanager
+def new_folder(out: Path, force: bool) -> Iterator[None]:
+    """``out`` without what an earlier `kyn synth` wrote; whatever stops the work, nothing half-written stays behind.
+
+    Raises ``FileExistsError`` as ``check_folder`` does.
+    """
+    check_folder(out, force)
+    new = not out.is_dir()
+    for folder in _FOLDERS:
+        shutil.rmtree(out / folder, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for folder in _FOLDERS:
+            shutil.rmtree(out / folder, ignore_errors=True)
+        (out / MARKER).unlink(missing_ok=True)
+        if new and not any(out.iterdir()):
+            out.rmdir()
+        raise
 
 
 def write_kitti360(
@@ -87,20 +112,8 @@ def write_kitti360(
     mounts = {camera: base_from_camera(camera, mount) for camera in dict.fromkeys((*PERSPECTIVES, *cameras))}
     lenses = _lenses(mounts, size)
     out = Path(out)
-    check_folder(out, force)
-    new = not out.is_dir()
-    for folder in _FOLDERS:
-        shutil.rmtree(out / folder, ignore_errors=True)
-    out.mkdir(parents=True, exist_ok=True)
-    try:
+    with new_folder(out, force):
         return _write_drives(streets, out, frames, cameras, lenses, mounts, lidar, truth, progress)
-    except BaseException:
-        for folder in _FOLDERS:
-            shutil.rmtree(out / folder, ignore_errors=True)
-        (out / MARKER).unlink(missing_ok=True)
-        if new and not any(out.iterdir()):
-            out.rmdir()
-        raise
 
 
 def _write_drives(
@@ -118,7 +131,7 @@ def _write_drives(
     _write_calibration(out, lenses, mounts, cameras, truth)
     names: list[str] = []
     for street in [streets] if isinstance(streets, Street) else streets:
-        name, which = drive_name(len(names)), _frames(street, frames)
+        name, which = drive_name(len(names)), chosen_frames(street, frames)
         names.append(name)
         _write_poses(out, name, street, which, mounts["00"])
         _write_stamps(out, name, which, cameras, lidar)
@@ -148,7 +161,8 @@ def _lenses(cameras: Iterable[str], size: tuple[int, int]) -> dict[str, Intrinsi
     }
 
 
-def _frames(street: Street, frames: int | Sequence[int] | None) -> list[int]:
+def chosen_frames(street: Street, frames: int | Sequence[int] | None) -> list[int]:
+    """Frame numbers: how many from 0, or which, None for the whole drive. Raises ``ValueError`` for others."""
     if frames is None or isinstance(frames, int):
         which = list(range(street.frames if frames is None else frames))
     else:
@@ -163,7 +177,8 @@ def _frames(street: Street, frames: int | Sequence[int] | None) -> list[int]:
     return which
 
 
-def _row(values: np.ndarray) -> str:
+def row(values: np.ndarray) -> str:
+    """Numbers of an array in one line."""
     return " ".join(f"{value:.10g}" for value in np.asarray(values).reshape(-1))
 
 
@@ -182,9 +197,9 @@ def _write_calibration(
     for camera in (*PERSPECTIVES, *(camera for camera in FISHEYES if camera in cameras)):
         turn = numbers(PERSPECTIVE[f"R_rect_{camera}"]) if camera in PERSPECTIVES else np.eye(4)
         unrectified[camera] = mounts[camera] @ turn
-        lines.append(f"image_{camera}: {_row((vehicle_from_base @ unrectified[camera])[:3])}\n")
+        lines.append(f"image_{camera}: {row((vehicle_from_base @ unrectified[camera])[:3])}\n")
     (folder / "calib_cam_to_pose.txt").write_text("".join(lines))
-    (folder / "calib_cam_to_velo.txt").write_text(_row((np.linalg.inv(BASE_FROM_VELO) @ unrectified["00"])[:3]) + "\n")
+    (folder / "calib_cam_to_velo.txt").write_text(row((np.linalg.inv(BASE_FROM_VELO) @ unrectified["00"])[:3]) + "\n")
     (folder / "calib_sick_to_velo.txt").write_text(SICK_TO_VELO + "\n")
     pinholes = {camera: lens for camera, lens in lenses.items() if isinstance(lens, Intrinsics)}
     for camera, lens in lenses.items():
@@ -194,7 +209,7 @@ def _write_calibration(
     if truth or not all(_official(camera) for camera in cameras):
         (out / "data_truth").mkdir(exist_ok=True)
         text = "".join(
-            f"{camera}: {k.width} {k.height} {k.fx:.6f} {k.fy:.6f} {k.cx:.6f} {k.cy:.6f} {_row(mounts[camera][:3])}\n"
+            f"{camera}: {k.width} {k.height} {k.fx:.6f} {k.fy:.6f} {k.cx:.6f} {k.cy:.6f} {row(mounts[camera][:3])}\n"
             for camera in cameras
             if (k := pinholes.get(camera)) is not None
         )
@@ -220,8 +235,8 @@ def _write_poses(out: Path, name: str, street: Street, frames: Sequence[int], ba
     poses, cameras = [], []
     for frame in frames:
         base = street.world_from_base(frame * FRAME_S)
-        poses.append(f"{frame} {_row((base @ BASE_FROM_VEHICLE)[:3])}\n")
-        cameras.append(f"{frame} {_row(base @ base_from_cam0)}\n")
+        poses.append(f"{frame} {row((base @ BASE_FROM_VEHICLE)[:3])}\n")
+        cameras.append(f"{frame} {row(base @ base_from_cam0)}\n")
     (folder / "poses.txt").write_text("".join(poses))
     (folder / "cam0_to_world.txt").write_text("".join(cameras))
 
@@ -245,22 +260,27 @@ def _official(camera: str) -> bool:
     return camera in PERSPECTIVES or camera in FISHEYES
 
 
-def _write_png(path: Path, image: np.ndarray) -> None:
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Write an image in OpenCV's order of colours; its folder is made. Raises ``OSError``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, 3]):
         raise OSError(f"could not write {path}; is the disk full?")
 
 
+def depth_units(picture: Rendered) -> NDArray[np.uint16]:
+    """(H, W) metres times 256, 0 where nothing is within 255 m."""
+    near = picture.depth_m < 255.0
+    return np.where(near, np.round(np.where(near, picture.depth_m, 0.0) * 256.0), 0.0).astype(np.uint16)
+
+
 def _write_picture(out: Path, name: str, camera: str, frame: int, picture: Rendered, truth: bool) -> None:
     file, extra = f"{frame:010d}.png", out / "data_truth" / name / camera
     official = out / "data_2d_raw" / name / f"image_{camera}" / ("data_rgb" if camera in FISHEYES else "data_rect")
-    _write_png((official if _official(camera) else extra / "image") / file, picture.image[..., ::-1])
+    write_png((official if _official(camera) else extra / "image") / file, picture.image[..., ::-1])
     if truth:
-        near = picture.depth_m < 255.0
-        depth = np.where(near, np.round(np.where(near, picture.depth_m, 0.0) * 256.0), 0.0)
-        _write_png(extra / "depth" / file, depth.astype(np.uint16))
-        _write_png(extra / "instance" / file, picture.instances)
-        _write_png(extra / "moving" / file, picture.moving.astype(np.uint8) * 255)
+        write_png(extra / "depth" / file, depth_units(picture))
+        write_png(extra / "instance" / file, picture.instances)
+        write_png(extra / "moving" / file, picture.moving.astype(np.uint8) * 255)
 
 
 def _write_scan(out: Path, name: str, frame: int, scene: Scene, world_from_base: Float64Array) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from kyn_models.data.street_build import StreetOptions, make_street
 from kyn_models.data.street_scene import FRAME_S, Rendered, Scene, Street
 from kyn_models.data.street_sensors import CAMERAS, INTRINSICS, Mount, base_from_camera, noise_seed, random_mount
-from kyn_models.types import Float64Array, Observation, PosedFrame, Sample
+from kyn_models.types import Float64Array, Intrinsics, Observation, PosedFrame, Sample
 
 __all__ = [
     "FRAME_S",
@@ -77,11 +77,14 @@ def _scene(seed: int, options: StreetOptions, frame: int) -> Scene:
 
 
 class Streets:
-    """Items of ``StreetsOptions``; item i is the same in every process, in any order of access."""
+    """Items of ``StreetsOptions``; item i is the same in every process, in any order of access.
 
-    def __init__(self, options: StreetsOptions | None = None) -> None:
+    intrinsics: another camera than KITTI-360's, which then says the image size too.
+    """
+
+    def __init__(self, options: StreetsOptions | None = None, intrinsics: Intrinsics | None = None) -> None:
         self.options = options or StreetsOptions()
-        self.intrinsics = INTRINSICS.resized(self.options.width, self.options.height)
+        self.intrinsics = intrinsics or INTRINSICS.resized(self.options.width, self.options.height)
 
     def __len__(self) -> int:
         return self.options.streets * self.options.frames_per_street

@@ -8,6 +8,8 @@ FAMILIES: dict[str, tuple[str, str, str]] = {
     "dymultidepth": ("kyn_models.models.dymultidepth", "DyMultiDepthConfig", "DyMultiDepth"),
 }
 """Key of a family to its module and the names of its configuration and model classes there."""
+FRAME_FAMILIES = frozenset({"dymultidepth"})
+"""Those that give depth of a key frame from posed frames."""
 ATTENDING_FAMILIES = frozenset({"kyn"})
 """Those whose density at a point depends on the other points asked for."""
 POINTS_PER_CALL = 100_000

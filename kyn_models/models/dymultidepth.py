@@ -8,12 +8,13 @@ are fused, and a network makes depth of the result.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kyn_models.models.dymultidepth_export import FrameModules, frame_modules
 from kyn_models.networks import plane_sweep
 from kyn_models.networks.cue_fusion import CueFusion, Fusion
 from kyn_models.networks.depth_unet import STRIDE, DepthUNet
@@ -186,9 +187,9 @@ class DyMultiDepth(nn.Module):
         """(depth_steps,) planes of the sweep in metres, the far end first, on the device of ``like``."""
         return plane_sweep.sweep_depths(self.config.z_near, self.config.z_far, self.config.depth_steps, like)
 
-    def exportable(self) -> Any:
-        """Raises ``ValueError``: there is no graph of this family for other runtimes."""
-        raise ValueError("export: got a model of family dymultidepth, expected bts or kyn; only torch runs it")
+    def exportable(self) -> FrameModules:
+        """What becomes graphs for other runtimes. They share this model, whose attention they change to graphs'."""
+        return frame_modules(self)
 
     def _features(self, image: Tensor) -> list[Tensor]:
         if image.ndim != 4 or image.shape[2] % STRIDE or image.shape[3] % STRIDE:

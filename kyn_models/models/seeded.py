@@ -22,6 +22,9 @@ from kyn_models import config as configuration
 from kyn_models.artifact import ENCODER, WEIGHTS, Artifact, Licences, Manifest, TrainingCamera, write_artifact
 from kyn_models.cache import cache_root
 from kyn_models.models.bts import Bts, BtsConfig
+from kyn_models.models.dymultidepth import DyMultiDepth, DyMultiDepthConfig
+from kyn_models.models.dymultidepth_official import CAMERA as FRAMES_CAMERA
+from kyn_models.models.dymultidepth_official import INPUT as FRAMES_INPUT
 from kyn_models.models.kyn import PUBLISHED_LABELS, Kyn, KynConfig
 from kyn_models.models.loading import weights_file
 
@@ -67,15 +70,46 @@ def seeded_kyn(config: KynConfig, salt: str = "", lin_out_bias: float = 0.0) -> 
     return model
 
 
+def seeded_frames(config: DyMultiDepthConfig, salt: str = "") -> DyMultiDepth:
+    """A model of depth from posed frames in evaluation mode."""
+    model = DyMultiDepth(config).eval()
+    seed_by_name(model, salt)
+    return model
+
+
+def write_seeded_frames(
+    path: Path, model: DyMultiDepth, half: bool = False, width: int = 512, height: int = 256
+) -> Artifact:
+    """Write an artifact with weights alone, seen by the camera of KITTI odometry. width, height: multiples of 16."""
+    return _write(
+        path, model, half, "dymultidepth", (), replace(FRAMES_CAMERA, width=width, height=height), FRAMES_INPUT
+    )
+
+
 def write_seeded_artifact(
     path: Path, model: Bts | Kyn, half: bool = True, width: int = 640, height: int = 192
 ) -> Artifact:
     """Write an artifact with weights alone. width, height: of the image, multiples of 32."""
+    family, labels = ("kyn", _labels(model.config.label_count)) if isinstance(model, Kyn) else ("bts", ())
+    camera = replace(TrainingCamera(), width=width, height=height)
+    return _write(path, model, half, family, labels, camera, Manifest.input)
+
+
+def _write(
+    path: Path,
+    model: Bts | Kyn | DyMultiDepth,
+    half: bool,
+    family: str,
+    labels: tuple[str, ...],
+    camera: TrainingCamera,
+    input_: str,
+) -> Artifact:
     manifest = Manifest(
-        family="kyn" if isinstance(model, Kyn) else "bts",
-        labels=_labels(model.config.label_count) if isinstance(model, Kyn) else (),
+        family=family,
+        labels=labels,
         config=configuration.to_mapping(model.config),
-        camera=replace(TrainingCamera(), width=width, height=height),
+        camera=camera,
+        input=input_,
         z_near=model.config.z_near,
         z_far=model.config.z_far,
         licences=Licences(weights="Apache-2.0", data="none, the weights follow from their names"),

@@ -34,12 +34,17 @@ def _shrink(steps: int, channels: int, stride: int) -> nn.Sequential:
     return nn.Sequential(*(layer for part in parts for layer in part))
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, at_once: int | None = None) -> Tensor:
     """softmax(query . key) over all pixels, applied to the values: three (B, C, h, w) to one.
 
     Products are not scaled, as published. The (h w) x (h w) scores are never held as a whole: 8192 pixels would be
-    256 MB of them.
+    256 MB of them. at_once: for graphs of other runtimes, the queries whose scores are; None leaves it to torch.
     """
+    if at_once is not None:
+        keys, values = key.flatten(2), value.flatten(2).transpose(1, 2)
+        parts = query.flatten(2).transpose(1, 2).split(at_once, dim=1)
+        moved = torch.cat([torch.softmax(part @ keys, dim=-1) @ values for part in parts], dim=1)
+        return moved.transpose(1, 2).unflatten(2, query.shape[2:])
     q, k, v = (x.flatten(2).transpose(1, 2).unsqueeze(1).contiguous() for x in (query, key, value))
     found = functional.scaled_dot_product_attention(q, k, v, scale=1.0)
     return found[:, 0].transpose(1, 2).unflatten(2, query.shape[2:])
@@ -51,12 +56,13 @@ class CueFusion(nn.Module):
     fusion: which cue guides which. stride: attention runs at 1 / stride of the size, 4 as published (the authors take 8
     for images wider than 650). The result is what each cue says for itself plus, times the learned ``gamma``, what
     attention found; in the published fusion each half meets the other cue's attention, [mono + multi guided by mono,
-    multi + mono guided by multi].
+    multi + mono guided by multi]. ``queries_at_once``: as ``at_once`` of ``attend``, None from the start.
     """
 
     def __init__(self, fusion: Fusion, steps: int, channels: int, stride: int) -> None:
         super().__init__()
         self._guided = GUIDED[fusion]
+        self.queries_at_once: int | None = None
         self.out = channels * len(self._guided)
         self.stride = stride
         self.mono_expand, self.multi_expand = _shrink(steps, channels, stride), _shrink(steps, channels, stride)
@@ -78,8 +84,11 @@ class CueFusion(nn.Module):
             own.append(self.mono_reg(pseudo_cost))
         if "multi" in self._guided:
             own.append(self.multi_reg(cost_volume))
-            moved.append(attend(self.lin_mono_q(mono), self.lin_mono_k(mono), self.lin_multi_v(multi)))
+            moved.append(self._attend(self.lin_mono_q(mono), self.lin_mono_k(mono), self.lin_multi_v(multi)))
         if "mono" in self._guided:
-            moved.append(attend(self.lin_multi_q(multi), self.lin_multi_k(multi), self.lin_mono_v(mono)))
+            moved.append(self._attend(self.lin_multi_q(multi), self.lin_multi_k(multi), self.lin_mono_v(mono)))
         large = functional.interpolate(torch.cat(moved, dim=1), scale_factor=self.stride, mode="nearest")
         return torch.cat(own, dim=1) + self.gamma * large
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attend(query, key, value, self.queries_at_once)

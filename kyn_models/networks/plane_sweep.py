@@ -38,16 +38,25 @@ def cost_volume(
     neighbour_from_key: (B, N, 4, 4) from the key camera's axes to a neighbour's. depths: (D,) metres, D at least 2.
     A neighbour counts by how clearly it prefers one plane, and only where it sees the pixel on all of them.
     """
+    with torch.autocast(image.device.type, enabled=False):
+        return mean_agreement(
+            *(value.float() for value in (image, k, neighbours, neighbour_from_key, neighbour_k, depths))
+        )
+
+
+def mean_agreement(
+    image: Tensor, k: Tensor, neighbours: Tensor, neighbour_from_key: Tensor, neighbour_k: Tensor, depths: Tensor
+) -> Tensor:
+    """``cost_volume`` of float32 arguments, in operations that graphs have."""
     total = image.new_zeros(image.shape[0], len(depths), *image.shape[2:])
     weights = image.new_zeros(image.shape[0], 1, *image.shape[2:])
-    with torch.autocast(image.device.type, enabled=False):
-        for index in range(neighbours.shape[1]):
-            pose, camera = neighbour_from_key[:, index].float(), neighbour_k[:, index].float()
-            grid = sweep_grid(k.float(), pose, camera, depths.float(), image.shape[2], image.shape[3])
-            cost, seen = matching_cost(image.float(), neighbours[:, index].float(), grid)
-            weight = distinctness(cost) * seen
-            total += cost * weight
-            weights += weight
+    for index in range(neighbours.shape[1]):
+        pose, camera = neighbour_from_key[:, index], neighbour_k[:, index]
+        grid = sweep_grid(k, pose, camera, depths, image.shape[2], image.shape[3])
+        cost, seen = matching_cost(image, neighbours[:, index], grid)
+        weight = distinctness(cost) * seen
+        total = total + cost * weight
+        weights = weights + weight
     unseen = weights == 0
     mean = total / weights.masked_fill(unseen, 1.0)
     return (1 - 2 * mean).masked_fill(unseen, 0.0)
@@ -116,7 +125,12 @@ def best_depth(cost: Tensor, depths: Tensor) -> Tensor:
 
 
 def pseudo_cost(depth: Tensor, depths: Tensor) -> Tensor:
-    """(B, D, H, W) a depth map (B, 1, H, W) as a volume: 1 at the plane nearest to it in metres, 0 at the others."""
-    nearest = (depth - depths.view(1, -1, 1, 1)).abs().argmin(dim=1, keepdim=True)
-    planes = torch.arange(len(depths), device=depth.device).view(1, -1, 1, 1)
-    return (nearest == planes).to(depth.dtype)
+    """(B, D, H, W) a depth map (B, 1, H, W) as a volume: 1 at the plane nearest to it in metres, 0 at the others.
+
+    depths: (D,) metres, the far end first. Half way between two planes the farther one is taken.
+    """
+    # Comparisons with the depths between planes: a graph for other runtimes needs no search through all of them.
+    between = (depths[1:] + depths[:-1]).view(1, -1, 1, 1) / 2
+    nearer = (depth < between).to(depth.dtype)
+    outside = torch.ones_like(depth)
+    return torch.cat([outside, nearer], dim=1) - torch.cat([nearer, 0 * outside], dim=1)

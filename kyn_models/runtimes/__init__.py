@@ -10,6 +10,7 @@ import importlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -34,6 +35,10 @@ AUTO = (("tensorrt", "cuda"), ("torch", "cuda"), ("openvino", "cpu"), ("onnxrunt
 NAMES = ("auto", *RUNTIMES)
 
 Warn = Callable[[str], None]
+T = TypeVar("T")
+Load = Callable[[str, LoadOptions, bool], T]
+"""``load(name, options, untested)``: a runtime that has passed the artifact's test; ``untested``: also where there is
+none."""
 
 
 class RuntimeFailed(ValueError):
@@ -52,16 +57,21 @@ def choose(
     The device of ``options`` is not read: each runtime knows its own. Raises ``RuntimeFailed`` if none works,
     ``ValueError`` for an unknown name or precision.
     """
+    return choose_loaded(name, lambda name, options, untested: _load(name, options, artifact, untested), warn, options)
+
+
+def choose_loaded(name: str, load: Load[T], warn: Warn, options: LoadOptions) -> T:
+    """``choose`` for runtimes of any kind: ``load`` makes them. Raises as ``choose``."""
     if options.precision not in PRECISIONS:
         raise ValueError(f"precision: got {options.precision!r}, expected one of {', '.join(PRECISIONS)}")
     if name == "auto":
-        return _first_that_works(artifact, warn, options)
+        return _first_that_works(load, warn, options)
     if name not in RUNTIMES:
         raise ValueError(f"runtime: got {name!r}, expected one of {', '.join(NAMES)}")
     failure = ""
     for device in (device for known, device in AUTO if known == name):
         try:
-            return _load(name, replace(options, device=device), artifact)
+            return load(name, replace(options, device=device), True)
         except NoDevice as error:
             failure = _reason(name, error)
         except (ImportError, OSError, RuntimeError, ValueError) as error:
@@ -70,11 +80,11 @@ def choose(
     raise RuntimeFailed(f"runtime {name}: {failure}")
 
 
-def _first_that_works(artifact: Artifact, warn: Warn, options: LoadOptions) -> Runtime:
+def _first_that_works(load: Load[T], warn: Warn, options: LoadOptions) -> T:
     failures = []
     for name, device in AUTO:
         try:
-            return _load(name, replace(options, device=device), artifact, untested=name == "torch")
+            return load(name, replace(options, device=device), name == "torch")
         except (ImportError, NoDevice) as error:
             failures.append(f"{name}: {_reason(name, error)}")
         except (OSError, RuntimeError, ValueError) as error:
@@ -89,11 +99,9 @@ def _reason(name: str, error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _load(name: str, options: LoadOptions, artifact: Artifact, untested: bool = True) -> Runtime:
+def _load(name: str, options: LoadOptions, artifact: Artifact, untested: bool) -> Runtime:
     """The runtime, self-tested where the artifact has a test; without one ``untested`` decides whether that will do."""
-    # Asked before the library is loaded: that takes seconds, which a robot without a GPU would pay for nothing.
-    if options.device == "cuda" and gpu_count() == 0:
-        raise NoDevice("no NVIDIA GPU found here by its driver (libcuda.so.1); use a runtime of the CPU")
+    require_device(options)
     module = importlib.import_module(RUNTIMES[name][0])
     if not untested:
         artifact.file(SELFTEST)
@@ -101,6 +109,13 @@ def _load(name: str, options: LoadOptions, artifact: Artifact, untested: bool = 
     if SELFTEST in artifact.manifest.files:
         self_test(runtime, artifact)
     return runtime
+
+
+def require_device(options: LoadOptions) -> None:
+    """Raises ``NoDevice`` where a GPU is wanted and there is none."""
+    # Asked before the library is loaded: that takes seconds, which a robot without a GPU would pay for nothing.
+    if options.device == "cuda" and gpu_count() == 0:
+        raise NoDevice("no NVIDIA GPU found here by its driver (libcuda.so.1); use a runtime of the CPU")
 
 
 def self_test(runtime: Runtime, artifact: Artifact) -> float:

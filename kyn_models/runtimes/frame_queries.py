@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
+from kyn_models.canonical import CanonicalCamera
 from kyn_models.types import Float32Array, UInt8Array
 
 ANSWERS = frozenset({"fused", "mono", "matched"})
@@ -53,6 +56,12 @@ class FramesRuntime(Protocol):
     library: str
 
     def depth(self, frames: FramesInput, wanted: frozenset[str] = FUSED) -> FramesAnswer: ...
+
+
+def camera_matrix(camera: CanonicalCamera) -> Float32Array:
+    """``k`` of a canonical camera: (3, 3) float32, c' = c s and f' = f s."""
+    scale = np.diag([camera.width / camera.source.width, camera.height / camera.source.height, 1.0])
+    return (scale @ camera.source.matrix).astype(np.float32)
 
 
 def check_frames(frames: FramesInput, image_shape: tuple[int, int], wanted: frozenset[str]) -> None:

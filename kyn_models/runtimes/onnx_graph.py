@@ -87,8 +87,3 @@ def _decoder_with_labels(artifact: Artifact, path: Path, maps: Sequence[np.ndarr
             "copy or import the model again"
         )
     return KynDecoder(constants, maps[0].shape[1:3])
-
-
-def encoder_path(artifact: Artifact) -> str:
-    """Path of the encoder graph. Raises ``FileNotFoundError`` if the artifact was never exported."""
-    return str(artifact.file(ENCODER))

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import openvino
 
-from kyn_models.artifact import Artifact
-from kyn_models.runtimes.onnx_graph import EncoderAndDecoder, encoder_path
+from kyn_models.artifact import ENCODER, Artifact
+from kyn_models.runtimes.onnx_graph import EncoderAndDecoder
 from kyn_models.runtimes.queries import LoadOptions
 from kyn_models.types import UInt8Array
 
@@ -33,26 +33,38 @@ def load(artifact: Artifact, options: LoadOptions) -> EncoderAndDecoder:
 
     Raises ``RuntimeError`` or ``ValueError`` if the graph cannot be read or the CPU lacks the precision asked for.
     """
-    device = options.device.upper()
     precision = options.precision if options.precision != "auto" else fastest_precision()
+    model = compiled(artifact, ENCODER, options.device, precision)
+    request = model.create_infer_request()
+
+    def encode(image: UInt8Array) -> list[np.ndarray]:
+        answer = request.infer({0: np.ascontiguousarray(image)}, share_inputs=True, share_outputs=True)
+        return [answer[output] for output in model.outputs]
+
+    library = f"OpenVINO {openvino.__version__.split('-')[0]}"
+    return EncoderAndDecoder("openvino", precision, library, artifact, encode)
+
+
+def compiled(artifact: Artifact, name: str, device: str, precision: str) -> openvino.CompiledModel:
+    """A graph of the artifact for the device ("cpu") in float32, float16 or bfloat16.
+
+    Raises ``FileNotFoundError`` if the artifact was never exported, else as ``load``.
+    """
+    device = device.upper()
     able = core().get_property(device, "OPTIMIZATION_CAPABILITIES")
     if CAPABILITIES[precision] not in able:
         known = [name for name, capability in CAPABILITIES.items() if capability in able]
         raise ValueError(f"precision: got {precision}, which this CPU lacks, expected {' or '.join(known)}")
     hints = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
-    path = encoder_path(artifact)
+    path = str(artifact.file(name))
     try:
-        compiled = core().compile_model(path, device, hints)
+        return core().compile_model(path, device, hints)
     except RuntimeError as error:
-        raise RuntimeError(f"{artifact.path}: cannot compile the encoder ({_cause(error)})") from error
-    request = compiled.create_infer_request()
+        raise RuntimeError(f"{artifact.path}: cannot compile {_spoken(name)} ({_cause(error)})") from error
 
-    def encode(image: UInt8Array) -> list[np.ndarray]:
-        answer = request.infer({0: np.ascontiguousarray(image)}, share_inputs=True, share_outputs=True)
-        return [answer[output] for output in compiled.outputs]
 
-    library = f"OpenVINO {openvino.__version__.split('-')[0]}"
-    return EncoderAndDecoder("openvino", precision, library, artifact, encode)
+def _spoken(name: str) -> str:
+    return "the encoder" if name == ENCODER else name
 
 
 def _cause(error: RuntimeError) -> str:

@@ -134,7 +134,7 @@ def place_row(m, t, depth, y, low, high, height, width, index, right, down):
 
 @numba.njit(**INLINE)
 def unpack_row(corners, right, down, low, high, shift, colour):
-    """Writes colour (W,) 0..1 of one channel from corners (4, W) int32 packed pixels. shift: bits before the channel."""
+    """Writes colour (W,) 0..1 of a channel from corners (4, W) int32 packed pixels. shift: bits before the channel."""
     above, beside, below, across = corners[0], corners[1], corners[2], corners[3]
     mask = np.int32((1 << BITS) - 1)
     for x in range(low, high):
