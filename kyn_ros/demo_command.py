@@ -18,7 +18,7 @@ from pathlib import Path
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.runtimes import NAMES
 from kyn_ros import demo_folder
-from kyn_ros.processes import ended_by_signals, private_graph, start_node, stop
+from kyn_ros.processes import ended_by_signals, private_graph, quoted, start_node, stop
 
 SYNTHETIC_SEED = 11
 
@@ -128,7 +128,7 @@ def _record(args: argparse.Namespace, data: Path, drive, frames: int, bag: Path)
         # The listener first, the replay once the node answers: what starts at the same moment may never meet.
         with listen(bag) as recorder:
             parameters = {
-                "model": str(args.model.resolve()),
+                "model": quoted(args.model.resolve()),
                 "runtime": args.runtime,
                 "camera_pose": parameter_text(numbers_from_pose(drive.base_from_camera())),
                 "input_rectified": "true",
@@ -141,8 +141,8 @@ def _record(args: argparse.Namespace, data: Path, drive, frames: int, bag: Path)
             recorder.keep_mount(image_frame(drive.camera), drive.base_from_camera(), drive.stamp_ns(drive.frames[0]))
             recorder.until_published(perception)
             parameters = {
-                "data": str(data.resolve()),
-                "drive": drive.drive,
+                "data": quoted(data.resolve()),
+                "drive": quoted(drive.drive),
                 "pace": "lockstep",
                 "listeners": "2",
                 "start": str(drive.frames[0]),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kyn_models.data.drives import is_drive_folder
 from kyn_ros.environment import prepare_environment
+from kyn_ros.processes import quoted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
 def _play_folder(args: argparse.Namespace) -> int:
     from kyn_ros import replay_node
 
-    values: dict[str, object] = {"data": args.path, "rate": args.rate, "loop": str(args.loop).lower()}
-    values |= {"drive": args.drive, "start": args.start, "stop": args.stop}
+    values: dict[str, object] = {"data": quoted(args.path), "rate": args.rate, "loop": str(args.loop).lower()}
+    values |= {"drive": args.drive and quoted(args.drive), "start": args.start, "stop": args.stop}
     values["pace"] = "lockstep" if args.lockstep else "clock"
     given = [f"{name}:={value}" for name, value in values.items() if value is not None]
     return replay_node.main(["--ros-args", *(word for value in given for word in ("-p", value))])
