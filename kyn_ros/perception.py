@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,8 +14,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from sensor_msgs.msg import CameraInfo
 
 from kyn_models.artifact import Artifact, default_artifact
-from kyn_models.predictor import Predictor, Prepared
-from kyn_models.predictors import make_predictor
+from kyn_models.predictors import AnyPredictor, make_predictor
 from kyn_models.types import Float64Array, Observation, PosedFrame, UInt8Array
 from kyn_ros import convert, diagnostics
 from kyn_ros.background import Background
@@ -31,12 +30,12 @@ from kyn_ros.worker import check
 
 
 class _Setup(NamedTuple):
-    """What answers the frames of one camera, mount and grid."""
+    """What answers the frames of one camera, mount and grid. prepared: by that predictor, which alone can use it."""
 
     camera: Camera
     mount: Float64Array
-    predictor: Predictor
-    prepared: Prepared
+    predictor: AnyPredictor
+    prepared: Any
     mount_status: DiagnosticStatus
 
 
@@ -61,7 +60,7 @@ class Perception:
 
     def __init__(
         self,
-        predictor: Predictor,
+        predictor: AnyPredictor,
         mount: FixedMount | TfMount,
         poses: PoseSource | None,
         outputs: Outputs,
@@ -74,7 +73,7 @@ class Perception:
         self._poses = poses
         self._mount_status: DiagnosticStatus | None = None
         # The newest grid first, and the one before it: what answers while the newest is being built.
-        self._predictors: tuple[Predictor, ...] = (predictor,)
+        self._predictors: tuple[AnyPredictor, ...] = (predictor,)
         self._mount, self._parameters, self._mask = mount, parameters, mask
         self._logger, self._name = logger, name
         self._frames: Frames | None = None
@@ -83,7 +82,7 @@ class Perception:
         self._setups: Background[_Setup] = Background()
 
     @property
-    def predictor(self) -> Predictor:
+    def predictor(self) -> AnyPredictor:
         """The model with the newest grid."""
         return self._predictors[0]
 
@@ -192,7 +191,7 @@ class Perception:
         self._mount_status = setup.mount_status
         return setup
 
-    def _build(self, info: CameraInfo, mount: Float64Array, predictor: Predictor) -> _Setup:
+    def _build(self, info: CameraInfo, mount: Float64Array, predictor: AnyPredictor) -> _Setup:
         begin = time.monotonic()
         camera = camera_from_info(info, self._parameters.input_rectified)
         mask = camera.rectify_mask(self._mask) if self._mask is not None else None
@@ -214,8 +213,8 @@ def load_predictor(
     mount: FixedMount | TfMount,
     warn: Callable[[str], None],
     say: Callable[[str], None],
-) -> Predictor:
-    """The model that the parameters name, warm: it has answered a black image, so that no frame waits for that.
+) -> AnyPredictor:
+    """The model that the parameters name, warm: it has answered black images, so that no frame waits for that.
 
     The constants of a fixed mount are there too. warn: gets a sentence for each runtime that was passed over. say: gets
     progress. Raises ``FileNotFoundError`` or ``ValueError`` with one sentence.
@@ -232,10 +231,13 @@ def load_predictor(
         say=say,
     )
     training = predictor.artifact.manifest.camera
-    pose = mount.pose if isinstance(mount, FixedMount) else training.base_from_camera()
+    mount_pose = mount.pose if isinstance(mount, FixedMount) else training.base_from_camera()
     source = training.source
     black = np.zeros((source.height, source.width, 3), np.uint8)
-    predictor.predict(Observation((PosedFrame(black, source),), pose))
+    along = [np.eye(4) + np.outer(np.eye(4)[2], np.eye(4)[3]) * step_m for step_m in range(predictor.frames_wanted)]
+    frames = tuple(PosedFrame(black, source, world_from_camera=pose) for pose in along)
+    for count in sorted({1, predictor.frames_wanted}):
+        predictor.predict(Observation(frames[:count], mount_pose))
     return predictor
 
 
