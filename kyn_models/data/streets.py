@@ -36,7 +36,8 @@ class StreetsOptions:
     streets, frames_per_street: size of the data set; items of one street are neighbours. first_seed: its first street.
     width, height: image size; the camera is KITTI-360's, resized. key_camera: 00, 01, left or right.
     views: further frames of every item as (camera, frame offset), e.g. ("01", 0) the stereo partner, ("00", 1) the next
-    frame. mount_strength: variation of the mount between streets (0: KITTI-360's own).
+    frame. neighbours: frame offsets of the key camera that models of several frames get beside the key frame, e.g.
+    (-1, 1). mount_strength: variation of the mount between streets (0: KITTI-360's own).
     """
 
     streets: int = 1000
@@ -46,6 +47,7 @@ class StreetsOptions:
     height: int = 192
     key_camera: str = "00"
     views: tuple[tuple[str, int], ...] = (("01", 0),)
+    neighbours: tuple[int, ...] = ()
     mount_strength: float = 1.0
     street: StreetOptions = StreetOptions()
 
@@ -58,6 +60,8 @@ class StreetsOptions:
         for camera in (self.key_camera, *(camera for camera, _ in self.views)):
             if camera not in CAMERAS:
                 raise ValueError(f"streets.views, key_camera: got '{camera}', expected 00, 01, left or right")
+        if 0 in self.neighbours:
+            raise ValueError("streets.neighbours: got offset 0, which is the key frame, expected others")
 
 
 @lru_cache(maxsize=3)
@@ -119,11 +123,13 @@ class Streets:
         return PosedFrame(rendered.image, self.intrinsics, stamp, pose), rendered
 
     def __getitem__(self, index: int) -> Sample:
-        key, truth = self._shot(index, self.options.key_camera, 0)
+        camera = self.options.key_camera
+        key, truth = self._shot(index, camera, 0)
+        neighbours = tuple(self._shot(index, camera, offset)[0] for offset in self.options.neighbours)
         return Sample(
             name=f"street{self.street(index).seed:06d}_{self.frame(index):010d}",
-            observation=Observation((key,), self.base_from_camera(index, self.options.key_camera)),
-            views=tuple(self._shot(index, camera, offset)[0] for camera, offset in self.options.views),
+            observation=Observation((key, *neighbours), self.base_from_camera(index, camera)),
+            views=tuple(self._shot(index, name, offset)[0] for name, offset in self.options.views),
             depth_m=truth.depth_m,
             instances=truth.instances,
             moving=truth.moving,

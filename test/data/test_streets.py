@@ -334,3 +334,16 @@ def test_compiled_code_is_made_anew_when_any_source_changes(tmp_path: Path) -> N
     make_street(0).at(0.0).occupied(np.zeros((1, 3)))
     keys = street_queries.occupied._cache._cache_file._load_index()  # type: ignore[attr-defined]
     assert any(key[-1] == street_compile.SOURCES for key in keys)
+
+
+def test_neighbours_are_frames_of_the_observation_and_match_the_views() -> None:
+    options = StreetsOptions(streets=1, frames_per_street=2, width=64, height=32, views=(("00", -1),))
+    plain, with_neighbours = Streets(options), Streets(dataclasses.replace(options, views=(), neighbours=(-1, 1)))
+    sample = with_neighbours[1]
+    key, before, after = sample.observation.frames
+    assert before.stamp_ns < key.stamp_ns < after.stamp_ns
+    assert not sample.views and sample.moving is not None and sample.depth_m is not None
+    np.testing.assert_array_equal(before.image, plain[1].views[0].image)
+    np.testing.assert_array_equal(before.world_from_camera, plain[1].views[0].world_from_camera)
+    with pytest.raises(ValueError, match=r"streets\.neighbours: got offset 0"):
+        dataclasses.replace(options, neighbours=(0,))
