@@ -135,6 +135,8 @@ def _record(args: argparse.Namespace, data: Path, drive, frames: int, bag: Path)
                 "use_sim_time": "true",
                 "qos.image.reliability": "reliable",
                 "pose_source": "odom",
+                # Every image is answered before the next one comes: no neighbour can be waited for.
+                "frames.neighbours": "past",
             }
             perception = start_node("kyn_ros.perception_node", parameters)
             processes.append(perception)

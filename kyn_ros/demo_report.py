@@ -23,6 +23,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from kyn_models import views
 from kyn_models.artifact import Artifact
 from kyn_models.map_picture import map_picture, no_map_picture
+from kyn_models.stamp_order import JUMP_NS
 from kyn_models.types import Float64Array, Intrinsics, Prediction, UInt8Array, VoxelGridSpec
 from kyn_models.video import write_video
 from kyn_ros import convert
@@ -36,6 +37,7 @@ PICTURED = ("image", "camera_info", "depth/image_rect")
 """What a picture needs beside the grid."""
 
 TITLE_ROWS = 24
+MAP_PIXELS = 560
 DRAIN_SECONDS = 5.0
 START_SECONDS = 120.0
 
@@ -210,17 +212,23 @@ def draw(
 def _fused_panel(
     messages: dict[str, dict[int, bytes]], stamp: int, height: int, places: Mapping[int, Float64Array]
 ) -> UInt8Array:
-    """The fused grid at a stamp with the way up to there, as high as a picture. places: poses by stamp, in order."""
+    """The fused grid at a stamp with the way since the last restart, in a panel as high as a picture.
+
+    places: poses by stamp, in order.
+    """
     raw = messages.get("occupancy_grid_fused", {}).get(stamp)
-    size = height - TITLE_ROWS
+    size = min(height - TITLE_ROWS, MAP_PIXELS)
+    below = ((0, height - TITLE_ROWS - size), (0, 0), (0, 0))
     if raw is None:
-        return views.titled(no_map_picture(size), "occupancy of all frames")
+        return views.titled(np.pad(no_map_picture(size), below), "occupancy of all frames")
     grid = deserialize_message(raw, OccupancyGrid)
     cells = np.asarray(grid.data, dtype=np.int8).reshape(grid.info.height, grid.info.width)
     origin = grid.info.origin.position
-    way = [pose for moment, pose in places.items() if moment <= stamp]
+    moments = [moment for moment in places if moment <= stamp]
+    first = max((k for k in range(1, len(moments)) if moments[k] - moments[k - 1] > JUMP_NS), default=0)
+    way = [places[moment] for moment in moments[first:]]
     picture = map_picture(cells, grid.info.resolution, (origin.x, origin.y), way, size)
-    return views.titled(picture, f"occupancy of all frames, in {grid.header.frame_id}")
+    return views.titled(np.pad(picture, below), f"occupancy of all frames, in {grid.header.frame_id}")
 
 
 def _pose(message: Odometry) -> Float64Array:
