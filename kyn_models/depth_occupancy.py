@@ -21,7 +21,6 @@ import cv2
 import numpy as np
 
 from kyn_models import cells
-from kyn_models.occupancy import GridOptions, band_layers
 from kyn_models.types import UNKNOWN, Float32Array, Float64Array, Intrinsics, UInt8Array, VoxelGridSpec
 
 DEPTH_TOLERANCE = 0.05
@@ -30,6 +29,11 @@ HIT_SHARE = 0.05
 """Share of the pixels that a cell covers which must be surface in it."""
 ONE_SURFACE = 0.05
 """Neighbouring pixels whose depths differ by at most this share are one surface, with points between them."""
+THICKNESS = (0.0125, 0.025)
+"""Shares of its depth behind a surface point where there are further points of it: surfaces are thicker than that, or
+nobody knows what is behind them, and depth is not exact."""
+BLURRED = 0.06
+"""A pixel floats where one neighbour is nearer and the opposite one farther by more than this share of its depth."""
 LONGEST_GAP = 12
 """At most so many points are put between two pixels."""
 GROUND_HEIGHT_M = 0.25
@@ -62,6 +66,12 @@ class DepthCells:
     lookup: np.ndarray
     rays: Float32Array
     origin: Float64Array
+
+    @property
+    def reach(self) -> float:
+        """Metres beyond which no pixel is in the grid."""
+        corners = np.array(np.meshgrid(self.spec.x_m, self.spec.y_m, self.spec.z_m)).reshape(3, -1)
+        return float(np.linalg.norm(corners - self.origin[:, None], axis=0).max())
 
     @classmethod
     def of(
@@ -98,31 +108,29 @@ class DepthCells:
         )
 
 
-def depth_to_volume(depth_m: np.ndarray, view: DepthCells, options: GridOptions) -> UInt8Array:
+def depth_to_volume(depth_m: np.ndarray, view: DepthCells) -> UInt8Array:
     """(nz, ny, nx) uint8 volume of a depth map: 0 free, 254 occupied, 255 unknown.
 
     depth_m: (h, w) float32 metres along the optical axis, of the camera of ``view``; NaN invalid (the cells that it
-    covers are unknown), +Inf sky (free along its ray). options: its band of heights, in which ground is never occupied.
-    Raises ``ValueError`` for another size.
+    covers are unknown), +Inf sky (free along its ray). Raises ``ValueError`` for another size.
     """
     shape = (view.camera.height, view.camera.width)
     if depth_m.shape != shape:
         raise ValueError(f"depth_m: got shape {depth_m.shape}, expected {shape} as its camera")
-    depth = np.where(depth_m > 0, depth_m, np.float32(0)).astype(np.float32, copy=False).ravel()  # NaN becomes 0
-    plane = ground_plane(depth.reshape(shape), view)
+    depth = np.where(depth_m > 0, depth_m, np.float32(0)).astype(np.float32, copy=False)  # NaN becomes 0
+    plane = ground_plane(depth, view)
     # Height of the camera, and of each ray per metre, above the plane.
-    above = view.origin[2] - plane @ (1.0, *view.origin[:2])
+    above = np.float32(view.origin[2] - plane @ (1.0, *view.origin[:2]))
     climb = view.rays[2] - np.float32(plane[1]) * view.rays[0] - np.float32(plane[2]) * view.rays[1]
-    with np.errstate(invalid="ignore"):
-        ground = (np.float32(above) + climb * depth <= GROUND_HEIGHT_M) & (climb < 0)
-        reach = depth * np.float32(1 - DEPTH_TOLERANCE)
+    climb = climb.reshape(shape)
+    ground = (climb < 0) & (depth > 0) & (above + climb * np.minimum(depth, np.float32(1e6)) <= GROUND_HEIGHT_M)
+    reach = depth * np.float32(1 - DEPTH_TOLERANCE)
     # The plane instead of the ground's depth, whose errors matter most where rays meet it at a small angle.
-    down = np.flatnonzero(ground & (depth > 0))
-    reach[down] = np.maximum(depth[down], np.float32(above) / -climb[down])
+    reach[ground] = np.maximum(depth[ground], above / -climb[ground])
     volume = np.full(view.spec.shape, UNKNOWN, dtype=np.uint8)
     flat = volume.reshape(-1)
-    flat[view.index[_least(reach.reshape(shape), view).take(view.lookup) >= view.far]] = FREE
-    _mark(flat, depth, ground, view, len(_below(view.spec, options)))
+    flat[view.index[_least(reach, view).take(view.lookup) >= view.far]] = FREE
+    flat[_surface_cells(depth, ~ground, view)] = OCCUPIED
     return volume
 
 
@@ -151,12 +159,6 @@ def ground_plane(depth_m: np.ndarray, view: DepthCells) -> Float64Array:
     return plane
 
 
-def _below(spec: VoxelGridSpec, options: GridOptions) -> range:
-    """The layers below the band of obstacles."""
-    layers = band_layers(spec, options)
-    return range(layers.start)
-
-
 def _least(reach: Float32Array, view: DepthCells) -> Float32Array:
     """The least of (h, w) over the squares of ``view.kernels``, one after the other; 0 where one leaves the image."""
     stack = np.empty((len(view.kernels), *reach.shape), dtype=np.float32)
@@ -169,54 +171,73 @@ def _least(reach: Float32Array, view: DepthCells) -> Float32Array:
     return stack.reshape(-1)
 
 
-def _mark(flat: UInt8Array, depth: Float32Array, ground: np.ndarray, view: DepthCells, below: int) -> None:
-    """Mark the cells of ``flat`` that hold surface. below: layers in which ground is surface too."""
-    spec, layer = view.spec, view.spec.shape[1] * view.spec.shape[2]
-    valid = (depth > 0) & np.isfinite(depth)
-    origin = view.origin.astype(np.float32)[:, None]
-    points = origin + view.rays * np.where(valid, depth, np.float32(0))
-    scaled = (points - np.array(spec.origin_m, np.float32)[:, None]) / np.float32(spec.resolution_m)
-    for solid, limit in ((valid & ~ground, flat.size), (valid & ground, below * layer)):
-        if not limit:
-            continue
-        hits = np.bincount(_cells_of(scaled[:, solid], spec), minlength=flat.size + 1)[:-1]
-        hits += np.bincount(_between(scaled, solid, depth, view), minlength=flat.size + 1)[:-1]
-        found = np.flatnonzero(hits[:limit])
-        flat[found[hits[found] >= _needed(found, view)]] = OCCUPIED
+def _surface_cells(depth: Float32Array, candidates: np.ndarray, view: DepthCells) -> np.ndarray:
+    """Flat indices of the cells that hold enough surface. candidates: (h, w) bool, pixels that may be an obstacle."""
+    solid = candidates & (depth > 0) & (depth < view.reach) & ~_floating(depth)
+    height = view.rays[2].reshape(depth.shape) * np.where(solid, depth, np.float32(0)) + np.float32(view.origin[2])
+    solid &= (height >= view.spec.z_m[0]) & (height < view.spec.z_m[1])
+    pixels = np.flatnonzero(solid)
+    number = np.empty(depth.size, dtype=np.int32)
+    number[pixels] = np.arange(len(pixels), dtype=np.int32)
+    scale = np.float32(1 / view.spec.resolution_m)
+    along = view.rays[:, pixels] * (depth.reshape(-1)[pixels] * scale)
+    points = along + ((view.origin - view.spec.origin_m) * scale).astype(np.float32)[:, None]
+    # Surfaces are thicker than a point: what follows right behind one is unknown at best.
+    deeper = [points + along * np.float32(share) for share in THICKNESS]
+    between = _between(points, number.reshape(depth.shape), solid, depth, view.spec.resolution_m)
+    hits = np.bincount(_cells_of(np.concatenate([points, *deeper, *between], axis=1), view.spec))
+    found = np.flatnonzero(hits)
+    return found[hits[found] >= _needed(found, view)]
 
 
-def _cells_of(scaled: Float32Array, spec: VoxelGridSpec) -> np.ndarray:
-    """Flat indices of (3, n) points in units of cells; beyond the last cell for points outside of the grid."""
+def _floating(depth: Float32Array) -> np.ndarray:
+    """(h, w) bool: pixels between an edge and what is behind it, where networks blur: one neighbour much nearer, the
+    opposite one much farther. Of a thin pole both are farther, of an edge one is."""
+    floating = np.zeros(depth.shape, dtype=bool)
+    for part, a, b in (
+        (np.s_[:, 1:-1], depth[:, :-2], depth[:, 2:]),
+        (np.s_[1:-1], depth[:-2], depth[2:]),
+    ):
+        near, far = depth[part] * np.float32(1 - BLURRED), depth[part] * np.float32(1 + BLURRED)
+        floating[part] |= (np.minimum(a, b) < near) & (np.maximum(a, b) > far)
+    return floating
+
+
+def _cells_of(points: Float32Array, spec: VoxelGridSpec) -> np.ndarray:
+    """Flat indices of the cells of those of (3, n) points in units of cells that are in the grid."""
     nz, ny, nx = spec.shape
-    x, y, z = np.floor(scaled).astype(np.int32)
-    inside = (x >= 0) & (x < nx) & (y >= 0) & (y < ny) & (z >= 0) & (z < nz)
-    return np.where(inside, (z * ny + y) * nx + x, nx * ny * nz)
+    inside = (points >= 0).all(axis=0) & (points < np.array([[nx], [ny], [nz]], np.float32)).all(axis=0)
+    x, y, z = points[:, inside].astype(np.int32)
+    return (z * ny + y) * nx + x
 
 
-def _between(scaled: Float32Array, solid: np.ndarray, depth: Float32Array, view: DepthCells) -> np.ndarray:
-    """Flat indices of the cells of points between neighbouring pixels of one surface."""
-    h, w = view.camera.height, view.camera.width
-    number = np.arange(h * w).reshape(h, w)
+def _between(
+    points: Float32Array, number: np.ndarray, solid: np.ndarray, depth: Float32Array, resolution_m: float
+) -> list[Float32Array]:
+    """Points (3, n) in units of cells between neighbouring pixels of one surface.
+
+    points: of the ``solid`` pixels. number: (h, w) which of them a pixel is.
+    """
     found = []
-    for first, second in ((number[:, :-1], number[:, 1:]), (number[:-1], number[1:])):
-        a, b = first.ravel(), second.ravel()
-        step = np.abs(depth[a] - depth[b])
-        keep = solid[a] & solid[b] & (step <= ONE_SURFACE * np.minimum(depth[a], depth[b]))
-        keep &= step > 0.5 * view.spec.resolution_m
-        a, b = a[keep], b[keep]
-        away = scaled[:, b] - scaled[:, a]
-        count = np.minimum(np.ceil(np.abs(away).max(axis=0) / 0.7).astype(np.int64) - 1, LONGEST_GAP).clip(0)
-        which = np.repeat(np.arange(len(a)), count)
+    for first, second in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        pair = np.flatnonzero(solid[first] & solid[second])
+        a, b = number[first].reshape(-1)[pair], number[second].reshape(-1)[pair]
+        near, step = depth[first].reshape(-1)[pair], depth[second].reshape(-1)[pair]
+        step = np.abs(step - near)
+        gap = np.flatnonzero((step > resolution_m) & (step <= ONE_SURFACE * near))
+        start, away = points[:, a[gap]], points[:, b[gap]] - points[:, a[gap]]
+        count = np.minimum(np.abs(away).max(axis=0), LONGEST_GAP).astype(np.int64)
+        which = np.repeat(np.arange(len(gap)), count)
         place = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
         share = ((place + 1) / (count[which] + 1)).astype(np.float32)
-        found.append(_cells_of(scaled[:, a[which]] + away[:, which] * share, view.spec))
-    return np.concatenate(found)
+        found.append(start[:, which] + away[:, which] * share)
+    return found
 
 
 def _needed(found: np.ndarray, view: DepthCells) -> Float32Array:
     """Hits that make each cell of (n,) flat indices occupied."""
     z, y, x = np.unravel_index(found, view.spec.shape)
     centres = (np.stack([x, y, z]) + 0.5) * view.spec.resolution_m + np.array(view.spec.origin_m)[:, None]
-    distance = np.linalg.norm(centres - view.origin[:, None], axis=0)
-    covered = view.camera.fx * view.camera.fy * (view.spec.resolution_m / distance) ** 2
+    squared = np.square(centres - view.origin[:, None]).sum(axis=0)
+    covered = view.camera.fx * view.camera.fy * view.spec.resolution_m**2 / squared
     return np.maximum(HIT_SHARE * covered, 1.0)

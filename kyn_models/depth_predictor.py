@@ -179,7 +179,7 @@ class DepthPredictor:
         stages |= answer.stages_ms
         start = time.perf_counter()
         depth = self._depth(answer, wanted, prepared.seen)
-        volume = depth_to_volume(depth, prepared.view, self.grid) if outputs & {"volume", "grid"} else None
+        volume = depth_to_volume(depth, prepared.view) if outputs & {"volume", "grid"} else None
         grid = occupancy.volume_to_grid(volume, self.spec, self.grid) if volume is not None else None
         stages["assemble"] = (time.perf_counter() - start) * 1e3
         return Prediction(

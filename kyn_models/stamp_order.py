@@ -7,7 +7,7 @@ from typing import Literal
 
 JUMP_NS = 5_000_000_000
 """Stamps this far apart do not belong to one drive."""
-LATE_NS = 500_000_000
+LATE_NS = 250_000_000
 """One message that goes back less than this came late; a second one in a row is of a new time."""
 
 Order = Literal["next", "repeated", "late", "restart"]

@@ -21,7 +21,7 @@ from kyn_models.types import Float64Array, PosedFrame
 from kyn_ros import convert
 from kyn_ros.convert import InputError
 from kyn_ros.diagnostics import OK, WARN, make_status
-from kyn_ros.pose_buffer import Located
+from kyn_ros.pose_buffer import Located, PoseLate
 from kyn_ros.poses import PoseSource
 from kyn_ros.worker import check
 
@@ -84,23 +84,24 @@ class Frames:
     ) -> Chosen | None:
         """The frames to ask about now that ``arrival`` is there; None while the next key frame waits for another.
 
-        posed: makes a frame of an image and the vehicle's (4, 4) pose. Raises ``InputError`` where the image has no
-        pose or is none, ``Cancelled``.
+        Of the images whose poses are there the newest is asked about: where poses come late, images do too, but none
+        waits longer for it. posed: makes a frame of an image and the vehicle's (4, 4) pose. Raises ``InputError`` where
+        an image has no pose or is none, ``Cancelled``.
         """
         begin, restarts = time.monotonic(), self._restarts
-        located = self._poses.locate(arrival.stamp_ns, cancelled)
+        *earlier, (newest, located) = self._ready(arrival, restarts, cancelled)
         pose_ms = (time.monotonic() - begin) * 1e3
-        for earlier in self._take_waiting(arrival):
+        for image, its_pose in earlier:
             check(cancelled)
             try:
-                self._add(earlier, self._poses.locate(earlier.stamp_ns, cancelled, 0.0), posed, restarts, ask=False)
+                self._add(image, its_pose, posed, restarts, ask=False)
             except InputError:
                 continue  # counted when a newer image took its turn
-        choice = self._add(arrival, located, posed, restarts, ask=True)
+        choice = self._add(newest, located, posed, restarts, ask=True)
         if choice is None:
             return None
         info, camera_frame = self._sources[choice.key.stamp_ns]
-        return Chosen(choice, info, camera_frame, (arrival.stamp_ns - choice.key.stamp_ns) * 1e-6, pose_ms)
+        return Chosen(choice, info, camera_frame, (newest.stamp_ns - choice.key.stamp_ns) * 1e-6, pose_ms)
 
     def answered(self, chosen: Chosen, frames_used: int) -> None:
         """Note what became of a question. frames_used: as the prediction says it."""
@@ -138,15 +139,42 @@ class Frames:
         message = f"one image answers: {note}" if note else "neighbours are used"
         return make_status(name, OK if expected or not note else WARN, message, values)
 
+    def _ready(self, arrival: Arrival, restarts: int, cancelled: threading.Event) -> list[tuple[Arrival, Located]]:
+        """The waiting images up to ``arrival`` that have a pose, oldest first: at least one, which is waited for."""
+        waiting = self._take_waiting(arrival)
+        ready: list[tuple[Arrival, Located]] = []
+        while waiting:
+            image = waiting.pop(0)
+            try:
+                located = self._poses.locate(image.stamp_ns, cancelled, 0.0 if ready else None)
+            except PoseLate:
+                # Poses come in the order of stamps: the later images have none either.
+                self._wait_on([image, *waiting] if ready else waiting, restarts)
+                if ready:
+                    break
+                raise
+            except InputError:
+                if not waiting and not ready:
+                    raise
+            else:
+                ready.append((image, located))
+        return ready
+
     def _take_waiting(self, arrival: Arrival) -> list[Arrival]:
-        """Images from before ``arrival``, of its camera; no longer waiting."""
+        """Images up to ``arrival``, of its camera, oldest first; no longer waiting."""
         stamp_ns, camera = arrival.stamp_ns, arrival.image.header.frame_id
         with self._lock:
             taken = [one for one in self._waiting if one.stamp_ns < stamp_ns and one.image.header.frame_id == camera]
             later = [one for one in self._waiting if one.stamp_ns > stamp_ns]
             self._waiting.clear()
             self._waiting.extend(later)
-        return taken
+        return [*taken, arrival]
+
+    def _wait_on(self, images: list[Arrival], restarts: int) -> None:
+        """Put images back, before those that came meanwhile; not those of the time before a restart."""
+        with self._lock:
+            if self._restarts == restarts:
+                self._waiting = deque([*images, *self._waiting], maxlen=BACKLOG)
 
     def _add(
         self,

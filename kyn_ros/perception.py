@@ -79,6 +79,8 @@ class Perception:
         self._frames: Frames | None = None
         if poses is not None and predictor.frames_wanted > 1:
             self._frames = Frames(poses, parameters.frames.options(parameters.poses.max_speed_mps))
+        elif predictor.frames_wanted > 1:
+            logger.warning(without_poses(name, predictor.frames_wanted).message)
         self._setups: Background[_Setup] = Background()
 
     @property
@@ -159,7 +161,8 @@ class Perception:
             return None
         setup = self._setup(chosen.info, chosen.camera_frame, cancelled)
         choice = chosen.choice
-        return _Question(Observation((choice.key, *choice.neighbours), setup.mount), setup, camera_frame, chosen)
+        observation = Observation((choice.key, *choice.neighbours), setup.mount)
+        return _Question(observation, setup, chosen.camera_frame, chosen)
 
     def _frame(self, arrival: Arrival, camera: Camera, world_from_camera: Float64Array | None = None) -> PosedFrame:
         to_rgb = convert.image_to_rgb if self._parameters.image_transport == "raw" else convert.compressed_to_rgb

@@ -104,6 +104,8 @@ class PerceptionNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         parameters, qos = self._settings, self._settings.qos
         self._intake = Intake(parameters, self._drop, self._restart)
+        if self._perception is not None:
+            self._perception.restart("deactivation")
         self._worker = Worker(self._answer)
         self._frames.started()
         raw = parameters.image_transport == "raw"

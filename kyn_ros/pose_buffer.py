@@ -40,6 +40,10 @@ class Located(NamedTuple):
     epoch: int
 
 
+class PoseLate(InputError):
+    """There is no pose for an image yet; a later message may bring it."""
+
+
 def check_numbers(position: Sequence[float], quaternion: Sequence[float]) -> None:
     """Raises ``ValueError`` for numbers that are not finite, or a quaternion that is not of length 1 (within 0.01)."""
     if not np.isfinite([*position, *quaternion]).all():

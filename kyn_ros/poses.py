@@ -25,7 +25,7 @@ from kyn_ros.convert import InputError
 from kyn_ros.diagnostics import ERROR, OK, STALE, WARN, delay_text, make_status
 from kyn_ros.mount import pose_from_quaternion, tf2_ros
 from kyn_ros.params import PerceptionParameters
-from kyn_ros.pose_buffer import Located, PoseBuffer, check_numbers
+from kyn_ros.pose_buffer import Located, PoseBuffer, PoseLate, check_numbers
 from kyn_ros.worker import wait_until
 
 DEPTH = 200
@@ -68,14 +68,15 @@ class TopicPoses:
         """The pose at a stamp, and the epoch it belongs to.
 
         Waits up to ``tf_timeout_s`` (or timeout_s) for the message that follows the stamp. Raises ``InputError``
-        (reasons ``no pose`` and ``two pose publishers``), and ``Cancelled`` as soon as ``cancelled`` is set.
+        (reasons ``no pose`` and ``two pose publishers``), at once where waiting cannot bring it, ``PoseLate`` after the
+        wait; ``Cancelled`` as soon as ``cancelled`` is set.
         """
         if sentence := self._second_publisher():
             raise InputError("two pose publishers", sentence)
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         found = self._buffer.wait(stamp_ns, timeout_s, cancelled)
         if found is None:
-            raise InputError("no pose", self._missing(timeout_s))
+            raise PoseLate("no pose", self._missing(timeout_s))
         return found
 
     def age_text(self) -> str:
@@ -194,14 +195,18 @@ class TfPoses:
     def locate(self, stamp_ns: int, cancelled: threading.Event, timeout_s: float | None = None) -> Located:
         """As ``TopicPoses.locate``."""
         timeout_s, epoch = self._timeout_s if timeout_s is None else timeout_s, self._epoch
-        moment = Time(nanoseconds=stamp_ns)
-        place = (self.frame_id, self._base_frame, moment)
-        if not wait_until(lambda: self._buffer.can_transform(*place, Duration()), timeout_s, cancelled):
+        place = (self.frame_id, self._base_frame, Time(nanoseconds=stamp_ns))
+
+        def found() -> bool:
+            return self._buffer.can_transform(*place, Duration())
+
+        wait_until(lambda: found() or self._has_newer(stamp_ns), timeout_s, cancelled)
+        if not found():
             self._refusal = (
                 f"image: TF has no transform from {self._base_frame!r} to {self.frame_id!r} at its stamp "
-                f"after {timeout_s:g} s"
+                f"within {timeout_s:g} s"
             )
-            raise InputError("no pose", self._refusal)
+            raise (InputError if self._has_newer(stamp_ns) else PoseLate)("no pose", self._refusal)
         transform = self._buffer.lookup_transform(*place).transform
         t, q = transform.translation, transform.rotation
         numbers = (t.x, t.y, t.z), (q.x, q.y, q.z, q.w)
@@ -212,6 +217,13 @@ class TfPoses:
             raise InputError("no pose", self._refusal) from error
         self._refusal = ""
         return Located(pose_from_quaternion(*numbers), epoch)
+
+    def _has_newer(self, stamp_ns: int) -> bool:
+        """True where TF is past a stamp: what it has no transform for by now, it never will."""
+        latest = (self.frame_id, self._base_frame, Time())
+        if not self._buffer.can_transform(*latest, Duration()):
+            return False
+        return convert.stamp_ns(self._buffer.lookup_transform(*latest).header.stamp) > stamp_ns
 
     def age_text(self) -> str:
         """TF does not say how old its newest pose is."""

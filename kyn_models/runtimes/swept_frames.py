@@ -17,7 +17,7 @@ Ask = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
 
 class Networks:
-    """Opened graphs. fuse: (1, H, W, 3) uint8 and (1, D, H, W) cost to fused and mono; mono: image to mono. planes: D."""
+    """Opened graphs. fuse: image and cost (1, D, H, W) to fused and mono; mono: image to mono. planes: D."""
 
     def __init__(self, fuse: Ask, mono: Ask, planes: int) -> None:
         self.fuse, self.mono, self.planes = fuse, mono, planes

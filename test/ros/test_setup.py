@@ -79,6 +79,8 @@ def test_truncated_onnx(ros, tmp_path: Path) -> None:
         ("image_transport", "theora", "image_transport: got 'theora'"),
         ("runtime", "abacus", "runtime: got 'abacus'"),
         ("pose_source", "gps", "pose_source: got 'gps'"),
+        ("frames.neighbours", "both", "frames.neighbours: got 'both'"),
+        ("frames.spacing_m", 9.0, "frames.max_baseline_m: got 8.0, expected at least spacing_m = 9.0"),
         ("poses.gap_s", 0.0, "poses.gap_s: got 0.0, expected 0.001 to"),
         ("poses.fixed_frame", "", "poses.fixed_frame: got an empty name"),
         ("hood_mask", "/nowhere.png", "/nowhere.png"),
