@@ -75,6 +75,11 @@ class Prior:
     intrinsics: Intrinsics
     frames: int
 
+    @property
+    def frames_wanted(self) -> int:
+        """It looks at no image."""
+        return 1
+
     @classmethod
     def fit(cls, items: Iterable[tuple[np.ndarray, np.ndarray]], intrinsics: Intrinsics) -> Prior:
         """From (depth, occupied) of each training frame, in bounded memory.

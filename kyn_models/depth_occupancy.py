@@ -10,17 +10,20 @@ For families that say depth instead of density. A cell is judged by every pixel 
   least ``HIT_SHARE`` must be surface, so that a few pixels that float between an edge and what is behind it are none.
 * *Unknown* everywhere else: behind the surface, outside the view, nearer than the model can say.
 * *Ground* is what lies at most ``GROUND_HEIGHT_M`` above a plane that is fitted to each frame near the known mount. It
-  is never occupied in the band of heights of obstacles; a ray that ends on it is free down to the plane.
+  is no obstacle anywhere, and a ray that ends on it is free down to the plane. Cells in the ground are unknown; where
+  the road rises into the band of heights of obstacles, they are free there as the first cell above it is.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from kyn_models import cells
+from kyn_models.occupancy import GridOptions, band_layers
 from kyn_models.types import UNKNOWN, Float32Array, Float64Array, Intrinsics, UInt8Array, VoxelGridSpec
 
 DEPTH_TOLERANCE = 0.05
@@ -40,13 +43,15 @@ GROUND_HEIGHT_M = 0.25
 """What is at most this high above the ground's plane is ground: kerbs, and the errors of depth on the road."""
 PLANE_SPREAD = (0.1, 0.015)
 """How far the ground may be from z = 0 of base_link: metres of height, and slope. Standard deviations."""
+STEEPEST = np.array([0.3, 0.06, 0.06])
+"""A plane that is farther from z = 0 than this is not believed: metres of height, and slopes."""
 PLANE_REACH_M = 40.0
 """Ground farther away than this says nothing about the plane."""
 PLANE_STEP = 4
 """Every so many pixels are looked at for the plane."""
 FREE, OCCUPIED = np.uint8(0), np.uint8(254)
-KERNELS = (1, 3, 5, 9, 15, 25, 41, 65)
-"""Widths in pixels of the squares over which the least depth is taken; a cell uses the first that covers it."""
+KERNEL_GROWTH = 1.5
+"""Cells are looked at in squares of pixels; each of these is so many times as wide as the one before."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class DepthCells:
     """What a camera, its mount and a grid decide, for every depth map of that camera.
 
     index: (n,) flat indices of the cells whose centres are in view. far: (n,) metres of their far sides along the
-    optical axis. lookup: (n,) where in the stack of least depths a cell finds its own. rays: (3, h * w) directions of
+    optical axis. kernels: widths of squares of pixels. lookup: (n,) of which square about which pixel the least depth
+    decides, number of the square times h * w and the pixel. rays: (3, h * w) directions of
     the pixels in base_link for one metre along the optical axis. origin: (3,) of the camera in base_link.
     """
 
@@ -83,12 +89,12 @@ class DepthCells:
     ) -> DepthCells:
         """camera: of the depth map. z_range_m: what is said about depths within it, metres of the grid."""
         index, points, pixels = cells.cells_in_camera(spec, base_from_camera, camera, z_range_m, 1.0)
-        covered = spec.resolution_m * max(camera.fx, camera.fy) / points[:, 2]
-        level = np.minimum(np.searchsorted(KERNELS, covered), len(KERNELS) - 1)
-        used = np.unique(level)
-        lookup = np.searchsorted(used, level) * (camera.width * camera.height) + pixels
-        # The far corner of a cell along the axis: half of its extent in that direction.
-        reach = 0.5 * spec.resolution_m * np.abs(np.asarray(base_from_camera)[:3, 2]).sum()
+        # Half of a cell's extent along the optical axis, from its centre to its far and its near corner.
+        half = 0.5 * spec.resolution_m * np.abs(np.asarray(base_from_camera)[:3, 2]).sum()
+        near = np.maximum(points[:, 2] - half, 0.1 * points[:, 2])
+        covered = spec.resolution_m * max(camera.fx, camera.fy) / near
+        kernels = _kernels(float(covered.max(initial=1.0)))
+        lookup = np.searchsorted(kernels, covered) * (camera.width * camera.height) + pixels
         rows, columns = np.meshgrid(
             (np.arange(camera.height) - camera.cy) / camera.fy,
             (np.arange(camera.width) - camera.cx) / camera.fx,
@@ -99,20 +105,29 @@ class DepthCells:
         return cls(
             spec,
             camera,
-            tuple(KERNELS[number] for number in used),
+            kernels,
             index,
-            (points[:, 2] + reach).astype(np.float32),
+            (points[:, 2] + half).astype(np.float32),
             lookup.astype(np.int32),
             rays,
             np.array(np.asarray(base_from_camera)[:3, 3]),
         )
 
 
-def depth_to_volume(depth_m: np.ndarray, view: DepthCells) -> UInt8Array:
+def _kernels(widest: float) -> tuple[int, ...]:
+    """Odd widths in pixels, from 1 until one is at least ``widest``."""
+    widths = [1]
+    while widths[-1] < widest:
+        widths.append(2 * math.ceil(widths[-1] * KERNEL_GROWTH / 2) + 1)
+    return tuple(widths)
+
+
+def depth_to_volume(depth_m: np.ndarray, view: DepthCells, options: GridOptions) -> UInt8Array:
     """(nz, ny, nx) uint8 volume of a depth map: 0 free, 254 occupied, 255 unknown.
 
     depth_m: (h, w) float32 metres along the optical axis, of the camera of ``view``; NaN invalid (the cells that it
-    covers are unknown), +Inf sky (free along its ray). Raises ``ValueError`` for another size.
+    covers are unknown), +Inf sky (free along its ray). options: its band of heights, in which rising ground is free.
+    Raises ``ValueError`` for another size.
     """
     shape = (view.camera.height, view.camera.width)
     if depth_m.shape != shape:
@@ -131,6 +146,7 @@ def depth_to_volume(depth_m: np.ndarray, view: DepthCells) -> UInt8Array:
     flat = volume.reshape(-1)
     flat[view.index[_least(reach, view).take(view.lookup) >= view.far]] = FREE
     flat[_surface_cells(depth, ~ground, view)] = OCCUPIED
+    _open_ground(volume, plane, view.spec, band_layers(view.spec, options))
     return volume
 
 
@@ -156,7 +172,23 @@ def ground_plane(depth_m: np.ndarray, view: DepthCells) -> Float64Array:
         # However many pixels say it: what they say hangs together, as that of 100 independent ones.
         weight *= 100 / 0.1**2 / max(weight.sum(), 100.0)
         plane = np.linalg.solve(prior + (terms * weight[:, None]).T @ terms, (terms * weight[:, None]).T @ z)
-    return plane
+    return plane.clip(-STEEPEST, STEEPEST)
+
+
+def _open_ground(volume: UInt8Array, plane: Float64Array, spec: VoxelGridSpec, layers: range) -> None:
+    """Make those cells of the ``layers`` free that are ground, where the first one above it is free.
+
+    Where the road rises by more than half a cell, the band of heights above z = 0 is in it, and the road would be
+    unknown for good.
+    """
+    z, y, x = spec.axes()
+    road = (plane[0] + plane[1] * x[None, :] + plane[2] * y[:, None]).ravel()
+    above = np.searchsorted(z, road + GROUND_HEIGHT_M, side="right")
+    columns = np.flatnonzero((road > spec.resolution_m / 2) & (above > layers.start) & (above < layers.stop))
+    flat = volume.reshape(len(z), -1)
+    columns = columns[flat[above[columns], columns] == FREE]
+    for layer in layers:
+        flat[layer, columns[above[columns] > layer]] = FREE
 
 
 def _least(reach: Float32Array, view: DepthCells) -> Float32Array:

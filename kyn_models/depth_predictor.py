@@ -18,9 +18,11 @@ import numpy as np
 from kyn_models import cells, occupancy, runtimes
 from kyn_models.artifact import Artifact
 from kyn_models.depth_occupancy import DepthCells, depth_to_volume
+from kyn_models.models import FRAME_FAMILIES
 from kyn_models.occupancy import GridOptions
 from kyn_models.predictor import KEPT_MOUNTS, OUTPUTS
 from kyn_models.runtimes.frame_queries import FramesAnswer, FramesInput
+from kyn_models.runtimes.frames import choose_frames
 from kyn_models.runtimes.queries import LoadOptions, Precision
 from kyn_models.types import (
     Float32Array,
@@ -34,7 +36,6 @@ from kyn_models.types import (
 
 log = logging.getLogger(__name__)
 
-DEPTH_FAMILIES = ("dymultidepth",)
 MOST_NEIGHBOURS = 2
 """The frame before and the one after, as published."""
 SKY_BEYOND_M = 80.0
@@ -84,10 +85,10 @@ class DepthPredictor:
         precision: Precision = "auto",
         say: Callable[[str], None] = log.info,
     ) -> None:
-        if artifact.manifest.family not in DEPTH_FAMILIES:
+        if artifact.manifest.family not in FRAME_FAMILIES:
             raise ValueError(
                 f"{artifact.path}: got a model of family {artifact.manifest.family!r}, "
-                f"expected {' or '.join(DEPTH_FAMILIES)}"
+                f"expected {' or '.join(sorted(FRAME_FAMILIES))}"
             )
         if not np.isfinite(metric_scale) or metric_scale <= 0:
             raise ValueError(f"metric_scale: got {metric_scale}, expected a number above 0")
@@ -106,8 +107,6 @@ class DepthPredictor:
             warn(sentence)
 
         options = LoadOptions(precision=precision, say=say)
-        from kyn_models.runtimes.frames import choose_frames
-
         self._runtime = choose_frames(runtime, artifact, pass_over, options)
 
     def with_grid(self, spec: VoxelGridSpec, grid: GridOptions) -> DepthPredictor:
@@ -179,7 +178,7 @@ class DepthPredictor:
         stages |= answer.stages_ms
         start = time.perf_counter()
         depth = self._depth(answer, wanted, prepared.seen)
-        volume = depth_to_volume(depth, prepared.view) if outputs & {"volume", "grid"} else None
+        volume = depth_to_volume(depth, prepared.view, self.grid) if outputs & {"volume", "grid"} else None
         grid = occupancy.volume_to_grid(volume, self.spec, self.grid) if volume is not None else None
         stages["assemble"] = (time.perf_counter() - start) * 1e3
         return Prediction(

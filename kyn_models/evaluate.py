@@ -18,6 +18,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from kyn_models.data.kitti360 import Kitti360
+from kyn_models.data.neighbours import kitti360_sample
+from kyn_models.depth_predictor import DepthPredictor
 from kyn_models.metrics import DepthScores, depth_scores
 from kyn_models.models import published_points_per_call
 from kyn_models.predictor import Predictor
@@ -49,6 +51,10 @@ class PredictorAnswers:
         self._points_per_call = published_points_per_call(predictor.artifact.manifest.family)
 
     @property
+    def frames_wanted(self) -> int:
+        return self._predictor.frames_wanted
+
+    @property
     def reach(self) -> tuple[float, float]:
         """Trained (near, far) along the optical axis, metres."""
         manifest = self._predictor.artifact.manifest
@@ -63,6 +69,36 @@ class PredictorAnswers:
         return prediction.depth_m, prediction.intrinsics
 
 
+class DepthAnswers:
+    """The answers of a ``DepthPredictor``. Occupancy is the baseline "Depth" of Behind the Scenes' table: everything in
+    front of the depth is free, everything behind it occupied, however far."""
+
+    def __init__(self, predictor: DepthPredictor) -> None:
+        self._predictor = predictor
+        self._last: tuple[Sample, Float32Array] | None = None
+
+    @property
+    def frames_wanted(self) -> int:
+        return self._predictor.frames_wanted
+
+    def density(self, sample: Sample, points_camera: Float32Array) -> Float32Array:
+        """0 in front of the depth, infinite behind it and where it is invalid; beside the image its border goes on."""
+        depth, k = self.depth(sample)
+        x, y, z = np.asarray(points_camera, dtype=np.float64).T
+        columns = np.rint(x / z * k.fx + k.cx).clip(0, k.width - 1).astype(np.int64)
+        rows = np.rint(y / z * k.fy + k.cy).clip(0, k.height - 1).astype(np.int64)
+        return np.where(z < depth[rows, columns], np.float32(0), np.float32(np.inf))
+
+    def depth(self, sample: Sample) -> tuple[Float32Array, Intrinsics]:
+        """The depth of a sample; an evaluation asks about the points of one several times."""
+        camera = self._predictor.artifact.camera.intrinsics
+        if self._last is None or self._last[0] is not sample:
+            depth = self._predictor.predict(sample.observation, frozenset({"depth"})).depth_m
+            assert depth is not None
+            self._last = (sample, depth)
+        return self._last[1], camera
+
+
 class DepthRow(NamedTuple):
     """Scores of one frame. outside: truth pixels left out because the answer's image does not show them.
 
@@ -75,9 +111,12 @@ class DepthRow(NamedTuple):
     others: tuple[DepthScores, ...]
 
 
-def kitti360_depth_sample(drive: Kitti360, frame: int) -> Sample:
-    """A sample with ``depth_m`` from the frame's one scan; a frame without a scan is an error by name."""
-    return replace(drive.sample(frame), depth_m=drive.lidar_depth(frame))
+def kitti360_depth_sample(drive: Kitti360, frame: int, frames_wanted: int = 1) -> Sample:
+    """A sample with ``depth_m`` from the frame's one scan; a frame without a scan is an error by name.
+
+    frames_wanted: of a model; its neighbours in time come along as far as there are some.
+    """
+    return replace(kitti360_sample(drive, frame, frames_wanted), depth_m=drive.lidar_depth(frame))
 
 
 def sample_depth(depth_m: np.ndarray, camera: Intrinsics, wanted: Intrinsics) -> tuple[Float32Array, np.ndarray]:

@@ -29,6 +29,7 @@ from kyn_models.data.lidar_occupancy import (
     near_rows,
     protocol_grid,
 )
+from kyn_models.data.neighbours import kitti360_sample
 from kyn_models.data.occupancy_files import frame_name, read_truth
 from kyn_models.evaluate import DensityModel, Progress, means
 from kyn_models.metrics import BoolArray, OccupancyScores, far_cut_row, far_cut_scores, object_scores, occupancy_scores
@@ -123,6 +124,7 @@ def evaluate_occupancy(
     skip: Callable[[str, str], None] | None = None,
     progress: Progress | None = None,
     reach: Mapping[str, tuple[float, float]] | None = None,
+    frames_wanted: int = 1,
 ) -> list[OccupancyRow]:
     """Rows of every model and range for every frame, frames of a drive in ascending order.
 
@@ -130,7 +132,8 @@ def evaluate_occupancy(
     scans; masks of 4..50 m or of the protocol's first range. objects: (460, 80) object map by frame name, or None.
     shown: the frame whose image the models are given. skip: gets name and reason of a frame whose truth is missing or
     damaged; without it that is raised. reach: answers' trained (near, far) in metres, in which their own depth is
-    rendered, else ``PUBLISHED_RANGE_M``. A frame about which the protocol says nothing has NaN scores.
+    rendered, else ``PUBLISHED_RANGE_M``. frames_wanted: a sample's observation has neighbours in time beside its key
+    frame, as far as there are some. A frame about which the protocol says nothing has NaN scores.
     """
     truth_of = truth_of or partial(truths, scans=protocol.scans, z_range=protocol.ranges[0])
     rows: list[OccupancyRow] = []
@@ -139,7 +142,7 @@ def evaluate_occupancy(
         for frame, truth, _, problem in truth_of(drive, frames):
             name = frame_name(drive.drive, frame)
             if truth is not None:
-                sample = drive.sample(shown(drive, frame))
+                sample = kitti360_sample(drive, shown(drive, frame), frames_wanted)
                 for answer, model in models.items():
                     ends = (reach or {}).get(answer, PUBLISHED_RANGE_M)
                     density = partial(model.density, sample)

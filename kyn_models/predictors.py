@@ -1,4 +1,4 @@
-"""The predictor of any artifact: of one image that becomes density, or of posed frames that become depth. numpy only."""
+"""The predictor of any artifact: one image becomes density, or posed frames become depth. numpy only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 
 from kyn_models import runtimes
 from kyn_models.artifact import Artifact
-from kyn_models.depth_predictor import DEPTH_FAMILIES, DepthPredictor
+from kyn_models.depth_predictor import DepthPredictor
+from kyn_models.models import FRAME_FAMILIES
 from kyn_models.occupancy import GridOptions
 from kyn_models.predictor import PREDICTED_FAMILIES, Predictor
 from kyn_models.runtimes.queries import Precision
@@ -42,17 +43,17 @@ def make_predictor(
         return Predictor(
             artifact, runtime, spec, grid, depth_rays, metric_scale, hood_mask, warn=warn, precision=precision, say=say
         )
-    if family in DEPTH_FAMILIES:
+    if family in FRAME_FAMILIES:
         return DepthPredictor(
             artifact, runtime, spec, grid, metric_scale, hood_mask, warn=warn, precision=precision, say=say
         )
-    known = ", ".join((*PREDICTED_FAMILIES, *DEPTH_FAMILIES))
+    known = ", ".join((*PREDICTED_FAMILIES, *sorted(FRAME_FAMILIES)))
     raise ValueError(f"{artifact.path}: got a model of family {family!r}, expected one of {known}")
 
 
 def require_density(artifact: Artifact, what: str) -> None:
     """Raises ``ValueError`` for a model that says depth, not density. what: needs density, as a command is called."""
-    if artifact.manifest.family in DEPTH_FAMILIES:
+    if artifact.manifest.family in FRAME_FAMILIES:
         raise ValueError(
             f"{what}: got {artifact.name}, which says the depth of what is seen and no density behind it, "
             f"expected a model of family {' or '.join(PREDICTED_FAMILIES)}"

@@ -22,7 +22,8 @@ from kyn_models import evaluate, ranks
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.baselines import Prior
 from kyn_models.data.kitti360 import Kitti360
-from kyn_models.predictor import Predictor
+from kyn_models.depth_predictor import DepthPredictor
+from kyn_models.predictors import make_predictor
 from kyn_models.runtimes import NAMES
 from kyn_models.runtimes.queries import PRECISIONS, Precision
 from kyn_models.types import Intrinsics, Sample
@@ -54,7 +55,10 @@ class Samples(Protocol):
 
 
 class Model(evaluate.DensityModel, evaluate.DepthModel, Protocol):
-    """What the evaluations of occupancy and depth may ask."""
+    """What the evaluations of occupancy and depth may ask. frames_wanted: how many frames it is best given."""
+
+    @property
+    def frames_wanted(self) -> int: ...
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,9 +124,18 @@ def load_model(path: Path, runtime: str, precision: Precision = "auto") -> tuple
         prior = Prior.load(path)
         return prior, f"prior of {prior.frames} frames"
     artifact = Artifact.load(path)
-    predictor = Predictor(artifact, runtime, precision=precision)
+    predictor = make_predictor(artifact, runtime, precision=precision)
     name = f"{artifact.name} on {predictor.runtime_name} {predictor.precision}"
+    if isinstance(predictor, DepthPredictor):
+        return evaluate.DepthAnswers(predictor), name
     return evaluate.PredictorAnswers(predictor), name
+
+
+def frames_said(model: Model, neighbours: bool) -> str:
+    """What a table adds to the name of a model of posed frames. neighbours: whether it is given some."""
+    if model.frames_wanted == 1:
+        return ""
+    return ", with the frames before and after where there are some" if neighbours else ", from one image"
 
 
 def chosen_drives(args: argparse.Namespace, suitable: Callable[[Kitti360], tuple[int, ...]], lack: str) -> Drives:

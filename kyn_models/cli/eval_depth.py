@@ -16,6 +16,7 @@ from kyn_models.cli.eval import (
     check_common,
     chosen,
     chosen_drives,
+    frames_said,
     load_model,
     numbers,
     print_table,
@@ -27,6 +28,7 @@ from kyn_models.cli.unused import refuse
 from kyn_models.data.kitti360 import open_split
 from kyn_models.data.kitti_odometry import KittiOdometry
 from kyn_models.data.kitti_raw import KittiRaw
+from kyn_models.data.neighbours import OdometryWithNeighbours
 from kyn_models.metrics import DepthScores
 from kyn_models.types import Sample
 
@@ -52,12 +54,12 @@ def run(args: argparse.Namespace) -> int:
     if args.layout != "kitti360" and args.split:
         raise ValueError(f"--layout: got {args.layout}, expected kitti360 or kitti_raw for split files")
     model, name = load_model(args.model, args.runtime, args.precision)
-    _depth(args, model, name)
+    _depth(args, model, name + frames_said(model, args.layout != "kitti_raw"))
     return 0
 
 
 def _depth(args: argparse.Namespace, model: Model, name: str) -> None:
-    samples, missing = _depth_frames(args)
+    samples, missing = _depth_frames(args, model.frames_wanted)
 
     def read(index: int) -> tuple[Sample, Sample | None]:
         other = samples[(index + len(samples) // 2) % len(samples)] if args.other_images else None
@@ -100,7 +102,8 @@ def _say(
 class _Kitti360Depth:
     """Depth samples of several drives as one list."""
 
-    def __init__(self, drives: Drives) -> None:
+    def __init__(self, drives: Drives, frames_wanted: int) -> None:
+        self._wanted = frames_wanted
         self._items = [(drive, frame) for drive, frames in drives for frame in frames]
 
     def __len__(self) -> int:
@@ -108,18 +111,19 @@ class _Kitti360Depth:
 
     def __getitem__(self, index: int) -> Sample:
         drive, frame = self._items[index]
-        return evaluate.kitti360_depth_sample(drive, frame)
+        return evaluate.kitti360_depth_sample(drive, frame, self._wanted)
 
 
-def _depth_frames(args: argparse.Namespace) -> tuple[Samples, list[str]]:
-    """The chosen frames, and a sentence for every split line that is left out."""
+def _depth_frames(args: argparse.Namespace, frames_wanted: int) -> tuple[Samples, list[str]]:
+    """The chosen frames, with their neighbours where a model wants them; a sentence for every split line that is left
+    out."""
     if args.layout == "kitti_raw":
         raw = KittiRaw(args.data, args.drive)
         return Chosen(raw, chosen(args, [(args.drive or raw.drive, frame) for frame in raw.frames])), []
     if args.layout == "kitti_odometry":
         odometry = KittiOdometry(args.data, args.drive)
         named = [(args.drive or odometry.sequence, frame) for frame in odometry.frames]
-        return Chosen(odometry, chosen(args, named)), []
+        return Chosen(OdometryWithNeighbours(odometry, frames_wanted), chosen(args, named)), []
     missing: list[str] = []
     if args.split:
         refuse(args, ("drive", "camera"), "--split, which names its frames itself,")
@@ -128,7 +132,7 @@ def _depth_frames(args: argparse.Namespace) -> tuple[Samples, list[str]]:
         drives = chosen_drives(
             args, lambda drive: tuple(frame for frame in drive.frames if drive.has_scan(frame)), "that have no scan"
         )
-    frames = _Kitti360Depth(drives)
+    frames = _Kitti360Depth(drives, frames_wanted)
     if not len(frames):
         raise ValueError(
             f"{args.data}: got no frame with image, pose and scan in the chosen range, expected one"

@@ -14,6 +14,7 @@ from kyn_models.cli.eval import (
     Samples,
     chosen,
     first_camera,
+    frames_said,
     load_model,
     numbers,
     print_table,
@@ -28,6 +29,8 @@ from kyn_models.data.kitti_raw import KittiRaw
 from kyn_models.data.kitti_raw_split import KittiRawSplit
 from kyn_models.evaluate import DepthModel, mean_depth
 from kyn_models.metrics import DepthScores
+from kyn_models.models import FRAME_FAMILIES
+from kyn_models.predictors import require_density
 from kyn_models.published_depth import Crop, PublishedRow, Scaling
 from kyn_models.types import Float32Array, Sample
 
@@ -128,14 +131,19 @@ def _model(args: argparse.Namespace, frames: Samples) -> tuple[DepthModel, str, 
         raise ValueError(f"--rays: got published for the prior {args.model}, expected runtime: it renders no rays")
     if not prior and args.rays != "runtime":
         artifact = Artifact.load(args.model)
-        if args.rays == "published" or same_kind(artifact.manifest.camera.source, first_camera(frames)):
+        if args.rays == "published":
+            require_density(artifact, "--rays published")
+        renders = artifact.manifest.family not in FRAME_FAMILIES
+        if args.rays == "published" or (renders and same_kind(artifact.manifest.camera.source, first_camera(frames))):
             from kyn_models.published_rays import PublishedRays
 
             require_no_runtime(args, "--rays runtime")
             rays = PublishedRays(artifact, torch_device())
             return rays, f"{artifact.name}, image resized to {rays.width}x{rays.height}, rays as published", True
     model, name = load_model(args.model, args.runtime, args.precision)
-    return model, name if prior else f"{name}, image warped to the training camera", False
+    if not prior:
+        name += f"{frames_said(model, False)}, image warped to the training camera"
+    return model, name, False
 
 
 class _Chosen(Chosen):

@@ -15,6 +15,7 @@ from kyn_models.data.kitti360 import Kitti360, open_split
 from kyn_models.data.kitti_raw_split import KittiRawSplit
 from kyn_models.data.realestate10k import RealEstate10k
 from kyn_models.predictor import Predictor
+from kyn_models.predictors import require_density
 from kyn_models.runtimes import NAMES
 from kyn_models.runtimes.queries import PRECISIONS
 from kyn_models.types import Sample
@@ -139,6 +140,7 @@ def run(args: argparse.Namespace) -> int:
 def _model(args: argparse.Namespace, samples: shared.Samples) -> tuple[str, evaluate_nvs.ViewModel]:
     """How to call the model, and the model, given images as asked for."""
     artifact = Artifact.load(args.model)
+    require_density(artifact, "kyn eval nvs")
     usual = args.input == "auto" and args.layout in PUBLISHED_INPUT
     like = usual and shared.same_kind(artifact.manifest.camera.source, shared.first_camera(samples))
     if args.input == "published" or like:

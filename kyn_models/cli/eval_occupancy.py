@@ -18,6 +18,7 @@ from kyn_models.cli.eval import (
     add_common_arguments,
     check_common,
     chosen_drives,
+    frames_said,
     load_model,
     numbers,
     print_table,
@@ -75,11 +76,12 @@ def run(args: argparse.Namespace) -> int:
         why = "that has masks" if args.truth else f"that is followed by {protocol.scans} posed frames with scans"
         raise ValueError(f"{args.data}: got no frame {why}, expected at least one; use fewer --scans or other frames")
     model, name = load_model(args.model, args.runtime, args.precision)
+    name += frames_said(model, True)
     models: dict[str, DensityModel] = {name + (", images of other frames" if args.other_images else ""): model}
     if args.prior:
         prior = Prior.load(args.prior)
         models[f"prior of {prior.frames} frames, no image"] = prior
-    rows, skipped = _score(args, protocol, drives, {**models, **TRIVIAL})
+    rows, skipped = _score(args, protocol, drives, {**models, **TRIVIAL}, model.frames_wanted)
     ranks.leave()
     if ranks.first():
         _say(args, protocol, rows, [*missing, *skipped])
@@ -178,7 +180,11 @@ def _check_camera(args: argparse.Namespace, drives: Drives) -> None:
 
 
 def _score(
-    args: argparse.Namespace, protocol: OccupancyProtocol, drives: Drives, models: Mapping[str, DensityModel]
+    args: argparse.Namespace,
+    protocol: OccupancyProtocol,
+    drives: Drives,
+    models: Mapping[str, DensityModel],
+    frames_wanted: int,
 ) -> tuple[list[OccupancyRow], list[tuple[str, str]]]:
     """Rows of all ranks' frames, and name and reason of frames whose truth turned out to be damaged."""
     turned = {
@@ -203,6 +209,7 @@ def _score(
         None if args.strict else lambda name, reason: skipped.append((name, reason)),
         progress if ranks.first() else None,
         {answer: model.reach for answer, model in models.items() if isinstance(model, PredictorAnswers)},
+        frames_wanted,
     )
     if ranks.here()[1] == 1:
         return rows, skipped

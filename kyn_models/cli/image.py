@@ -12,7 +12,7 @@ from kyn_models import config as configuration
 from kyn_models import views
 from kyn_models.artifact import KITTI360_CAMERA, Artifact, default_artifact, forward_mount
 from kyn_models.image_file import read_rgb
-from kyn_models.predictor import Predictor
+from kyn_models.predictors import AnyPredictor, make_predictor
 from kyn_models.runtimes import NAMES
 from kyn_models.runtimes.queries import PRECISIONS
 from kyn_models.types import Float64Array, Intrinsics, Observation, PosedFrame, Prediction
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         trained.height_m if args.height is None else args.height,
         trained.pitch_deg if args.pitch is None else args.pitch,
     )
-    predictor = Predictor(artifact, args.runtime, precision=args.precision)
+    predictor = make_predictor(artifact, args.runtime, precision=args.precision)
     prediction = predictor.predict(Observation((PosedFrame(image, intrinsics),), mount))
     seen = artifact.camera.seen(intrinsics)
     replaced = [name for name in (*RESULTS, LABELS) if (out / name).exists()]
@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"no --fov given: distances assume a horizontal field of view of {DEFAULT_FOV_DEG:g} degrees")
     if not seen.all():
         print(f"grey is outside the photo: the photo shows {seen.mean():.0%} of what the model looks at")
+    if predictor.frames_wanted > 1:
+        print("one image: the model's mono branch answered; with posed neighbours it says more")
     instead = ", in place of earlier results" if replaced else ""
     print(f"{artifact.name} on {predictor.runtime_name}, wrote to {out}{instead}:")
     for name, text in files.items():
@@ -138,7 +140,7 @@ def mount_of(height_m: float, pitch_deg: float) -> Float64Array:
 
 
 def write_results(
-    out: Path, prediction: Prediction, predictor: Predictor, title: str, seen: np.ndarray
+    out: Path, prediction: Prediction, predictor: AnyPredictor, title: str, seen: np.ndarray
 ) -> dict[str, str]:
     """Write all files into ``out`` and return their names with a word about each.
 

@@ -19,9 +19,11 @@ from kyn_models.cli.eval import check_writable, progress
 from kyn_models.cli.image import DEFAULT_FOV_DEG, camera_from_file, camera_from_fov, mount_of
 from kyn_models.cli.unused import refuse
 from kyn_models.data.kitti360 import Kitti360
+from kyn_models.data.neighbours import kitti360_sample
 from kyn_models.image_file import read_rgb
 from kyn_models.novel_view import Scene
 from kyn_models.predictor import Predictor
+from kyn_models.predictors import AnyPredictor, make_predictor, require_density
 from kyn_models.runtimes import NAMES
 from kyn_models.runtimes.queries import PRECISIONS
 from kyn_models.types import Observation, PosedFrame, UInt8Array
@@ -118,9 +120,15 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--out: got {args.out.name}, expected a name that ends in {', '.join(VIDEOS)}")
     check_writable(args.out)
     artifact = Artifact.load(args.model)
-    frames = photos(args, artifact) if args.images else drive_frames(args)
-    predictor = Predictor(artifact, args.runtime, precision=args.precision)
-    made = sequence(args, frames, predictor) if args.mode == "sequence" else views_of_one(args, frames, predictor)
+    if args.mode != "sequence":
+        require_density(artifact, f"kyn video {args.mode}")
+    predictor = make_predictor(artifact, args.runtime, precision=args.precision)
+    frames = photos(args, artifact) if args.images else drive_frames(args, predictor.frames_wanted)
+    if args.mode == "sequence":
+        made = sequence(args, frames, predictor)
+    else:
+        assert isinstance(predictor, Predictor)  # require_density
+        made = views_of_one(args, frames, predictor)
     count = write_video(args.out, _shown(made), rate)
     if args.images and args.fov is None and args.camera_info is None:
         print(f"no --fov given: distances assume a horizontal field of view of {DEFAULT_FOV_DEG:g} degrees")
@@ -142,12 +150,12 @@ def _shown(made: Film) -> Iterator[UInt8Array]:
         yield picture
 
 
-def drive_frames(args: argparse.Namespace) -> Frames:
-    """The frames of a drive by their numbers."""
+def drive_frames(args: argparse.Namespace, frames_wanted: int) -> Frames:
+    """The frames of a drive by their numbers, with as many neighbours as a model wants."""
     drive = Kitti360(args.data, args.drive, args.camera or "00")
 
     def read(frame: int) -> tuple[str, Observation]:
-        sample = drive.sample(frame)
+        sample = kitti360_sample(drive, frame, frames_wanted)
         return sample.name, sample.observation
 
     return Frames(drive.frames, read)
@@ -173,7 +181,7 @@ def photos(args: argparse.Namespace, artifact: Artifact) -> Frames:
     return Frames(tuple(range(len(files))), read)
 
 
-def sequence(args: argparse.Namespace, frames: Frames, predictor: Predictor) -> Film:
+def sequence(args: argparse.Namespace, frames: Frames, predictor: AnyPredictor) -> Film:
     """Input, depth, bird's-eye view and voxels of each frame."""
     first = frames.numbers[0] if args.start is None else args.start
     last = frames.numbers[-1] if args.stop is None else args.stop

@@ -14,9 +14,10 @@ from typing import Any
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.cli.eval import progress
 from kyn_models.data.kitti360 import open_split
+from kyn_models.data.neighbours import kitti360_sample
 from kyn_models.data.splits import SplitLine, read_split
 from kyn_models.occupancy import GridOptions
-from kyn_models.predictor import Predictor
+from kyn_models.predictors import make_predictor
 from kyn_models.runtimes import NAMES
 from kyn_models.runtimes.queries import PRECISIONS
 from kyn_models.types import VoxelGridSpec
@@ -76,12 +77,13 @@ def run(args: argparse.Namespace) -> int:
     damaged = []
     todo = [index for index, name in enumerate(names) if not picture_path(args.out, name).is_file()]
     if todo:
-        predictor = Predictor(artifact, args.runtime, spec, precision=args.precision)
+        predictor = make_predictor(artifact, args.runtime, spec, precision=args.precision)
         print(f"{artifact.name} on {predictor.runtime_name}: {len(todo)} of {len(lines)} frames to do", flush=True)
         for done, index in enumerate(todo, start=1):
             try:
                 line = wanted[index]
-                observation = readers[line.drive, line.camera].sample(line.frame).observation
+                drive = readers[line.drive, line.camera]
+                observation = kitti360_sample(drive, line.frame, predictor.frames_wanted).observation
             except (OSError, ValueError) as error:  # a damaged image
                 if args.strict:
                     raise
