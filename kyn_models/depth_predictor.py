@@ -21,7 +21,7 @@ from kyn_models.depth_occupancy import DepthCells, depth_to_volume
 from kyn_models.models import FRAME_FAMILIES
 from kyn_models.occupancy import GridOptions
 from kyn_models.predictor import KEPT_MOUNTS, OUTPUTS
-from kyn_models.runtimes.frame_queries import FramesAnswer, FramesInput
+from kyn_models.runtimes.frame_queries import FramesAnswer, FramesInput, camera_matrix
 from kyn_models.runtimes.frames import choose_frames
 from kyn_models.runtimes.queries import LoadOptions, Precision
 from kyn_models.types import (
@@ -96,10 +96,6 @@ class DepthPredictor:
         self.metric_scale = float(metric_scale)
         self.hood_mask = hood_mask
         self._set_grid(spec or VoxelGridSpec(), grid or GridOptions())
-        camera = artifact.manifest.camera
-        # As published, unlike the camera that the images are warped to: c' = c s. The cost volume is made for it.
-        size = np.array([camera.width / camera.source.width, camera.height / camera.source.height, 1.0])
-        self._k = (camera.source.matrix * size[:, None]).astype(np.float32)
         self.passed_over: tuple[str, ...] = ()
 
         def pass_over(sentence: str) -> None:
@@ -219,7 +215,7 @@ class DepthPredictor:
         for number, frame in enumerate(frames[1:]):
             poses[number] = relative_pose(frames[0], frame)
         poses[:, :3, 3] /= self.metric_scale
-        return FramesInput(images[0], images[1:], self._k, poses.astype(np.float32))
+        return FramesInput(images[0], images[1:], camera_matrix(camera), poses.astype(np.float32))
 
     def _depth(self, answer: FramesAnswer, wanted: str, seen: np.ndarray) -> Float32Array:
         depth = answer.fused_m if wanted == "fused" else answer.mono_m

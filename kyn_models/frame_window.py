@@ -164,12 +164,12 @@ class FrameWindow:
         if before is None:
             return
         self._velocity = (_position(frame) - _position(before)) / ((frame.stamp_ns - before.stamp_ns) * 1e-9)
+        oldest_ns = frame.stamp_ns - round((self.options.max_age_s + self.options.max_delay_s) * 1e9)
+        self._kept = [kept for kept in self._kept if kept.stamp_ns >= oldest_ns]
         if not self._kept or distance_m(self._kept[-1], before) >= grain_m:
             self._kept.append(before)
         chain = tuple(self._chain())
-        oldest_ns = frame.stamp_ns - round((self.options.max_age_s + self.options.max_delay_s) * 1e9)
-        if len(chain) == 3:
-            oldest_ns = max(oldest_ns, chain[-1].stamp_ns)
+        oldest_ns = chain[-1].stamp_ns if len(chain) == 3 else oldest_ns
         self._kept = [kept for kept in self._kept if kept.stamp_ns >= oldest_ns][-KEPT_FRAMES:]
 
     def _chain(self) -> Iterator[PosedFrame]:

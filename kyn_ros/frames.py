@@ -61,7 +61,7 @@ class Frames:
         self._sources: dict[int, tuple[CameraInfo, str]] = {}
         self._lock = threading.Lock()
         self._epoch: int | None = None
-        self._restarts, self._cause = 0, ""
+        self._restarts = 0
         self._last: Chosen | None = None
         self._note = ""
         self._used: Counter[int] = Counter()

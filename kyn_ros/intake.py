@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from kyn_models.stamp_order import StampOrder
 from kyn_ros import convert
-from kyn_ros.pairing import OneCamera, Pairing
+from kyn_ros.pairing import CHANGED_AFTER, OneCamera, Pairing
 from kyn_ros.params import PerceptionParameters
 
 
@@ -28,6 +29,8 @@ class Intake:
     def _begin(self) -> None:
         self._camera, self._images, self._infos = OneCamera(), StampOrder(), StampOrder()
         self._last_taken_ns: int | None = None
+        self._info_is_named = False
+        self._set_aside: deque[CameraInfo] = deque(maxlen=CHANGED_AFTER)
 
     def forget(self) -> None:
         """Begin afresh with the next messages, whatever they are."""
@@ -59,6 +62,10 @@ class Intake:
             return None
         if camera == "changed":
             self._restart("image: its frame_id changed", "camera change")
+            self._pairing.forget_infos()
+            self._info_is_named, others = False, list(self._set_aside)
+            for info in others:
+                self.info(info)
         elif order == "restart":
             self._restart("image: its stamp jumped", "time jump")
         return self._pairing.add_image(stamp, message)
@@ -66,6 +73,13 @@ class Intake:
     def info(self, message: CameraInfo) -> tuple[Any, CameraInfo] | None:
         """The newest pair that a CameraInfo completes."""
         stamp = convert.stamp_ns(message.header.stamp)
+        # Some drivers name another frame than the image does. Where one with the image's name comes, others belong to
+        # a second camera, and with its focal length distances would be wrong.
+        if message.header.frame_id == self._camera.frame_id:
+            self._info_is_named = True
+        elif self._info_is_named:
+            self._set_aside.append(message)
+            return None
         # Each topic finds its own restart: late messages of the other one, from before it, then do no harm.
         if self._infos.check(stamp) == "restart":
             self._pairing.forget_infos()

@@ -135,9 +135,11 @@ class Perception:
         if self._frames is not None and question.chosen is not None:
             self._frames.answered(question.chosen, prediction.frames_used)
         done = time.monotonic()
+        pose = {} if question.chosen is None else {"pose": question.chosen.pose_ms}
         return {
             "wait": (begin - arrival.complete_s) * 1e3,
-            "convert": (converted - begin) * 1e3,
+            **pose,
+            "convert": (converted - begin) * 1e3 - sum(pose.values()),
             **prediction.stages_ms,
             "publish": (done - predicted) * 1e3,
             "total": (done - arrival.complete_s) * 1e3,

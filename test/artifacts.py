@@ -8,6 +8,7 @@ from kyn_models.artifact import Artifact
 from kyn_models.export import export
 from kyn_models.models import seeded
 from kyn_models.models.bts import Bts, BtsConfig
+from kyn_models.models.dymultidepth import DyMultiDepthConfig
 from kyn_models.models.kyn import Kyn, KynConfig
 from kyn_models.models.seeded import seed_by_name as seed_by_name
 from kyn_models.models.seeded import seeded_tensor as seeded_tensor
@@ -15,6 +16,14 @@ from kyn_models.networks.lseg import LSegConfig
 from kyn_models.networks.vit import VitConfig
 
 TINY = BtsConfig(encoder="efficientnet_lite0", channels_dec=(8, 16, 16, 32, 32), d_out=16, feature_scale=1, hidden=16)
+TINY_FRAMES = DyMultiDepthConfig(
+    depth_steps=8,
+    fused_channels=8,
+    channels_enc=(6, 8, 8, 10, 12),
+    channels_dec=(12, 10, 8, 8, 6, 6),
+    z_near=2.0,
+    z_far=50.0,
+)
 TINY_LSEG = LSegConfig(
     VitConfig(width=32, depth=4, heads=2, patch=16, size=64),
     crop=96,
@@ -50,6 +59,12 @@ def write_seeded_artifact(
 ) -> Artifact:
     """Write an artifact with weights alone."""
     return seeded.write_seeded_artifact(path, model or seeded_bts(), half, width, height)
+
+
+def write_tiny_frames(path: Path, width: int = 96, height: int = 64) -> Artifact:
+    """The same of dymultidepth."""
+    seeded.write_seeded_frames(path, seeded.seeded_frames(TINY_FRAMES), width=width, height=height)
+    return export(path)[0]
 
 
 def write_tiny_kyn(path: Path, width: int = 160, height: int = 64, lin_out_bias: float = -2.0) -> Artifact:

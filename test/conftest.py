@@ -57,6 +57,16 @@ def tiny_kyn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_kyn(tmp_path_factory.mktemp("artifact") / "tiny_kyn", lin_out_bias=-0.8).path
 
 
+@pytest.fixture(scope="session")
+def tiny_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of family dymultidepth, for images of 96x64 and 8 planes."""
+    for library in ("torch", "safetensors", "onnx", "onnxscript", "numba"):
+        pytest.importorskip(library, reason="making an artifact needs the train extra")
+    from artifacts import write_tiny_frames
+
+    return write_tiny_frames(tmp_path_factory.mktemp("artifact") / "tiny_frames").path
+
+
 MAY_SKIP = ("ROS 2 installation", "CUDA", "GPU")
 """Words of the reasons that count where KYN_REQUIRE_ROS=1: what no machine without them can run."""
 

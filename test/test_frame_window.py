@@ -79,7 +79,9 @@ def test_standing_still_leaves_the_newest_frame_alone() -> None:
     for window in (past(), centred()):
         drive(window, 10.0, range(6))
         choices = [window.add(frame_at(1600 + 100 * n, 5.0)) for n in range(25)]
-        last = choices[-1]
+        choices += [window.add(frame_at(4000 + 10 * n, 5.0)) for n in range(1, 1000)]
+        assert all(choice.cause == "too little baseline" for choice in choices[25:])
+        last = choices[24]
         assert last is not None and last.key.stamp_ns == 4000 * MS and last.neighbours == ()
         assert last.cause == "too little baseline" and last.reason.startswith("standing still: the camera moved less")
         assert len(window) <= 8

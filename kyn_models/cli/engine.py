@@ -11,7 +11,9 @@ from typing import Any
 from kyn_models import runtimes
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.cache import cache_root
+from kyn_models.models import FRAME_FAMILIES
 from kyn_models.runtimes.engine_cache import entries, remove
+from kyn_models.runtimes.frames import choose_frames
 from kyn_models.runtimes.queries import LoadOptions
 from kyn_models.types import VoxelGridSpec
 
@@ -62,7 +64,8 @@ def _build(args: argparse.Namespace) -> int:
 
     options = LoadOptions(precision=args.precision, rays=math.prod(args.rays), points=points, say=say)
     print(f"{artifact.name}:", flush=True)
-    runtime = runtimes.choose("tensorrt", artifact, options=options)
+    choose = choose_frames if artifact.manifest.family in FRAME_FAMILIES else runtimes.choose
+    runtime = choose("tensorrt", artifact, options=options)
     print(f"  ready in {runtime.precision} with {runtime.library}, self-test passed")
     return 0
 
@@ -73,9 +76,11 @@ def _list(args: argparse.Namespace) -> int:
         facts = {
             name: entry.facts.get(name, "?") for name in ("product", "version", "gpu", "precision", "rays", "points")
         }
+        frames = entry.facts.get("neighbours")
+        asked = f"{facts['rays']} rays, {facts['points']} points" if frames is None else f"{frames} neighbours"
         print(
             f"{entry.folder.name[:12]}  {facts['product']} {facts['version']}  {facts['gpu']}  {facts['precision']}  "
-            f"{facts['rays']} rays, {facts['points']} points  {entry.nbytes / 1e6:.1f} MB  "
+            f"{asked}  {entry.nbytes / 1e6:.1f} MB  "
             f"{(time.time() - entry.built_s) / DAY_S:.1f} days old"
         )
     print(f"{len(found)} engines, {sum(entry.nbytes for entry in found) / 1e6:.1f} MB in {cache_root()}")

@@ -81,4 +81,5 @@ class _Whole(nn.Module):
 
 def _normalised(images: Tensor) -> Tensor:
     """(N, H, W, 3) uint8 to (N, 3, H, W) in -0.5..0.5."""
-    return images.permute(0, 3, 1, 2).float() / 255 - 0.5
+    # Floats first: TensorRT turns no bytes.
+    return images.float().permute(0, 3, 1, 2) / 255 - 0.5

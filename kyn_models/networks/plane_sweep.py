@@ -132,5 +132,5 @@ def pseudo_cost(depth: Tensor, depths: Tensor) -> Tensor:
     # Comparisons with the depths between planes: a graph for other runtimes needs no search through all of them.
     between = (depths[1:] + depths[:-1]).view(1, -1, 1, 1) / 2
     nearer = (depth < between).to(depth.dtype)
-    outside = torch.ones_like(depth)
-    return torch.cat([outside, nearer], dim=1) - torch.cat([nearer, 0 * outside], dim=1)
+    before = functional.pad(nearer, (0, 0, 0, 0, 1, 0), value=1.0)
+    return before - functional.pad(nearer, (0, 0, 0, 0, 0, 1))

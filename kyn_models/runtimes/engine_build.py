@@ -68,12 +68,13 @@ def build(trt: Any, request: Request, timing: bytes, report: Callable[[str], Non
 
 def _configure(trt: Any, builder: Any, config: Any, request: Request, timing: bytes) -> Any:
     """Sizes, memory, float32 without shortcuts, timing cache; returns the cache, which must outlive the build."""
-    profile = builder.create_optimization_profile()
-    for name, shape in request.shapes.items():
-        profile.set_shape(name, tuple(shape), tuple(shape), tuple(shape))
-    if config.add_optimization_profile(profile) < 0:
-        sizes = ", ".join(f"{name} {shape}" for name, shape in request.shapes.items())
-        raise BuildFailed(f"{request.onnx} does not take the sizes {sizes}; `kyn export` writes a new one")
+    if request.shapes:
+        profile = builder.create_optimization_profile()
+        for name, shape in request.shapes.items():
+            profile.set_shape(name, tuple(shape), tuple(shape), tuple(shape))
+        if config.add_optimization_profile(profile) < 0:
+            sizes = ", ".join(f"{name} {shape}" for name, shape in request.shapes.items())
+            raise BuildFailed(f"{request.onnx} does not take the sizes {sizes}; `kyn export` writes a new one")
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace)
     # TF32 rounds to 10 bits wherever the graph says float32.
     tf32 = getattr(trt.BuilderFlag, "TF32", None)

@@ -24,6 +24,8 @@ C1, C2 = np.float32(0.01**2), np.float32(0.03**2)
 NINTH = np.float32(1 / 9)
 BITS = 10
 LEVELS = 510.0
+ONE = np.uintp(1)
+"""Columns are counted without a sign: an index that may be negative counts from the end, which no vector does."""
 GREY = 255
 """A packed pixel holds three colours of ``BITS`` bits, 0..``LEVELS``; ``GREY``, the middle, is outside of the image."""
 # mypy: disable-error-code="no-untyped-def"
@@ -117,8 +119,8 @@ def place_row(m, t, depth, y, low, high, height, width, index, right, down):
     z0 = (m[2, 1] * y + m[2, 2]) * depth + t[2]
     zero, half = np.float32(0), np.float32(0.5)
     most_x, most_y, stride = np.float32(width + 1), np.float32(height + 1), np.float32(width + 3)
-    for x in range(low, high):
-        column = np.float32(x)
+    for x in range(np.uintp(low), np.uintp(high)):
+        column = np.float32(np.int32(x))
         scale = np.float32(1) / (zx * column + z0)
         u, v = (xx * column + x0) * scale + half, (yx * column + y0) * scale + half
         # Also what is no number is outside.
@@ -137,7 +139,7 @@ def unpack_row(corners, right, down, low, high, shift, colour):
     """Writes colour (W,) 0..1 of a channel from corners (4, W) int32 packed pixels. shift: bits before the channel."""
     above, beside, below, across = corners[0], corners[1], corners[2], corners[3]
     mask = np.int32((1 << BITS) - 1)
-    for x in range(low, high):
+    for x in range(np.uintp(low), np.uintp(high)):
         a = np.float32((above[x] >> shift) & mask)
         b = np.float32((beside[x] >> shift) & mask)
         c = np.float32((below[x] >> shift) & mask)
@@ -149,13 +151,13 @@ def unpack_row(corners, right, down, low, high, shift, colour):
 @numba.njit(**INLINE)
 def warp_row(packed, low, high, index, right, down, corners, colours):
     """Writes colours (3, W) at the places of ``place_row``. packed: (H + 3, W + 3) int32."""
-    flat, stride = packed.reshape(-1), packed.shape[1]
-    for x in range(low, high):
-        i = index[x]
+    flat, stride = packed.reshape(-1), np.uintp(packed.shape[1])
+    for x in range(np.uintp(low), np.uintp(high)):
+        i = np.uintp(index[x])
         corners[0, x] = flat[i]
-        corners[1, x] = flat[i + 1]
+        corners[1, x] = flat[i + ONE]
         corners[2, x] = flat[i + stride]
-        corners[3, x] = flat[i + stride + 1]
+        corners[3, x] = flat[i + stride + ONE]
     for c in range(3):
         unpack_row(corners, right, down, low, high, np.int32(BITS * c), colours[c])
 
@@ -163,18 +165,18 @@ def warp_row(packed, low, high, index, right, down, corners, colours):
 @numba.njit(**INLINE)
 def sum_columns(a, b, c, low, high, plain, squares):
     """Of three rows."""
-    for x in range(low, high):
+    for x in range(np.uintp(low), np.uintp(high)):
         plain[x] = a[x] + b[x] + c[x]
-    for x in range(low, high):
+    for x in range(np.uintp(low), np.uintp(high)):
         squares[x] = a[x] * a[x] + b[x] * b[x] + c[x] * c[x]
 
 
 @numba.njit(**INLINE)
 def sum_products(a, b, c, key_a, key_b, key_c, low, high, products):
     """Of three rows with three others."""
-    for x in range(low, high):
+    for x in range(np.uintp(low), np.uintp(high)):
         products[x] = a[x] * key_a[x] + b[x] * key_b[x]
-    for x in range(low, high):
+    for x in range(np.uintp(low), np.uintp(high)):
         products[x] += c[x] * key_c[x]
 
 
@@ -182,10 +184,10 @@ def sum_products(a, b, c, key_a, key_b, key_c, low, high, products):
 def add_distance(plain, squares, products, key_mean, key_spread, low, high, share, distance):
     """Adds share (1 - SSIM) / 2 of one channel to ``distance``. plain, squares, products: sums of columns."""
     two = np.float32(2)
-    for x in range(low, high):
-        mean = (plain[x - 1] + plain[x] + plain[x + 1]) * NINTH
-        square = (squares[x - 1] + squares[x] + squares[x + 1]) * NINTH
-        product = (products[x - 1] + products[x] + products[x + 1]) * NINTH
+    for x in range(np.uintp(low), np.uintp(high)):
+        mean = (plain[x - ONE] + plain[x] + plain[x + ONE]) * NINTH
+        square = (squares[x - ONE] + squares[x] + squares[x + ONE]) * NINTH
+        product = (products[x - ONE] + products[x] + products[x + ONE]) * NINTH
         both = mean * key_mean[x]
         above = (two * both + C1) * (two * (product - both) + C2)
         below = (mean * mean + key_mean[x] * key_mean[x] + C1) * (square - mean * mean + key_spread[x])
@@ -213,11 +215,11 @@ def plane_cost(packed, m, t, depth, key, key_mean, key_spread, top, low, high, w
             sum_products(a[i], b[i], c[i], ka, kb, kc, low - 2, high + 2, work[8])
             means, spreads = key_mean[i, y - 1], key_spread[i, y - 1]
             add_distance(work[6], work[7], work[8], means, spreads, low - 1, high + 1, SHARES[i], distance)
-        for x in range(low, high):
-            across[x] = distance[x - 1] + distance[x] + distance[x + 1]
+        for x in range(np.uintp(low), np.uintp(high)):
+            across[x] = distance[x - ONE] + distance[x] + distance[x + ONE]
         if y >= top + 2:
             first, second, third, row = work[3], work[4], work[5], cost[y - 2 - top]
-            for x in range(low, high):
+            for x in range(np.uintp(low), np.uintp(high)):
                 row[x] = (first[x] + second[x] + third[x]) * NINTH
 
 
@@ -229,16 +231,16 @@ def weigh(cost, seen, low, high, best, alike, weight):
         best[low:high] = cost[0, row, low:high]
         for d in range(1, planes):
             values = cost[d, row]
-            for x in range(low, high):
+            for x in range(np.uintp(low), np.uintp(high)):
                 best[x] = min(best[x], values[x])
         alike[low:high] = np.float32(-1)
         for d in range(planes):
             values = cost[d, row]
-            for x in range(low, high):
+            for x in range(np.uintp(low), np.uintp(high)):
                 more = values[x] - best[x]
                 alike[x] += exp_of_negative(-SHARPNESS * more * more)
         share = np.float32(1) / np.float32(planes - 1)
-        for x in range(low, high):
+        for x in range(np.uintp(low), np.uintp(high)):
             found = max(np.float32(1) - share * alike[x], np.float32(0))
             weight[row, x] = found if seen[row, x] else np.float32(0)
 
@@ -307,10 +309,10 @@ def sweep(packed, ms, ts, depths, key, key_mean, key_spread, volume, matched):
                 )
             weigh(cost, seen, low, high, work[0], work[1], weight)
             for row in range(rows):
-                for x in range(low, high):
+                for x in range(np.uintp(low), np.uintp(high)):
                     weights[row, x] += weight[row, x]
                 for d in range(planes):
                     sums, values, here = total[d, row], cost[d, row], weight[row]
-                    for x in range(low, high):
+                    for x in range(np.uintp(low), np.uintp(high)):
                         sums[x] += values[x] * here[x]
         finish(total, weights, depths, matched[top:bottom])

@@ -87,9 +87,9 @@ class Drive:
 
     def image(self, stamp_ms: float, camera: Intrinsics = CAMERA, frame: str = FRAME) -> None:
         stamp_ns = round(stamp_ms * MS)
-        image = image_of(128, stamp_ns, camera)
-        image.header.frame_id = frame
-        self.one.send(image, info_of(stamp_ns, camera))
+        image, info = image_of(128, stamp_ns, camera), info_of(stamp_ns, camera)
+        image.header.frame_id = info.header.frame_id = frame
+        self.one.send(image, info)
 
     def seen(self) -> int | None:
         """Stamp of the newest image in the window, milliseconds."""
@@ -351,6 +351,19 @@ def test_two_cameras_on_one_topic(drive) -> None:
     one.step(1300, 3)
     # It is still said while images of the one camera are answered.
     one.one.wait_for_status("input", WARN, f"frame_id 'rear_optical' among images of '{FRAME}', expected one camera")
+
+
+def test_the_focal_length_of_a_second_camera_is_never_used(drive) -> None:
+    one = drive()
+    one.steps(0, 1)
+    rear = dataclasses.replace(CAMERA, fx=2 * CAMERA.fx, fy=2 * CAMERA.fy)
+    for number in range(1, 4):
+        # Of the same moment, and first.
+        one.image(1000 + 100 * number, camera=rear, frame="rear_optical")
+        one.one.ros.spin_for(0.1)
+        one.step(1000 + 100 * number, number)
+    assert one.answers(4) == [1000, 1100, 1200, 1300] and one.questions()[-1] == (1300, 1200, 1100)
+    assert {frame.intrinsics for asked in one.model.asked for frame in asked.frames} == {CAMERA}
 
 
 def test_another_camera_takes_over_and_starts_afresh(drive) -> None:

@@ -150,7 +150,12 @@ class Builder:
         if _FAULT == "none":
             self._logger.log(ILogger.Severity.ERROR, "no tactic for node 7")
             return None
-        facts = {"onnx": network.onnx, "shapes": config.profile.shapes, "version": __version__, "limits": config.limits}
+        facts = {
+            "onnx": network.onnx,
+            "shapes": config.profile.shapes if config.profile else {},
+            "version": __version__,
+            "limits": config.limits,
+        }
         return memoryview(_PLAN + json.dumps(facts).encode())
 
 
