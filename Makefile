@@ -2,6 +2,7 @@
 #
 #   make demo [DATA=DIR] [DRIVE=NAME] [MODEL=DIR] [VIEW=1]
 #                                               replay a drive through the perception node; leaves demo_out/
+#                                               DATA: KITTI-360 or KITTI odometry folder, MODEL: artifact of any family
 #   make test [PYTEST_ARGS="-k name"]           the tests (installs torch and the developer tools first)
 #   make test-huge                              tests with models of the published size: minutes, 6 GB of memory
 #   make lint                                   style, types, import rules

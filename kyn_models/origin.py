@@ -25,7 +25,8 @@ def licences_of(config: TrainConfig, encoder: str, source: str) -> Licences:
 
     encoder: name of the image network. source: of the data. Raises as ``Artifact.load`` for ``start_from``.
     """
-    ours = config.data is None or config.data.layout == "streets"
+    data_config = config.frames or config.data
+    ours = data_config is None or data_config.layout == "streets"
     weights, data = ["Apache-2.0" if ours else "that of the data"], [source]
     if config.start_from:
         start = Artifact.load(config.start_from)

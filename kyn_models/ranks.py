@@ -16,7 +16,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -76,6 +79,18 @@ def gather(rows: Sequence[T]) -> list[T]:
     dist.all_gather_object(parts, list(rows))
     longest = max(len(part) for part in parts)
     return [part[i] for i in range(longest) for part in parts if i < len(part)]
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of all ranks' tensors, with gradients: where every rank takes the same loss of it, the mean of the ranks'
+    gradients is that of one process. Every rank must call it, as often as the others, forward and backward."""
+    if here()[1] == 1:
+        return values
+    from torch.distributed.nn.functional import all_reduce
+
+    join()
+    summed: Tensor = all_reduce(values)
+    return summed
 
 
 def join() -> None:

@@ -6,6 +6,7 @@ it the geometry of synthetic streets is the teacher, as for the shipped model.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from kyn_models import __version__, ranks
 from kyn_models import config as configuration
 from kyn_models.artifact import WEIGHTS, Manifest, TrainingCamera, write_artifact
 from kyn_models.data import frame_cache, street_cache
+from kyn_models.data.depth_items import DepthItems, LiveItems, PosedDataConfig, PosedFrames, StoredItems, store_items
 from kyn_models.data.frame_cache import ViewItems
 from kyn_models.data.sources import DataConfig, Frames, LiveViews
 from kyn_models.data.street_cache import CacheConfig, StreetCache
@@ -30,10 +32,15 @@ from kyn_models.field_training import FieldLossConfig, field_loss, make_batch, v
 from kyn_models.frame_validation import validate_frames
 from kyn_models.loop import BEST, NOT_COMPARED, LoopConfig, part_of
 from kyn_models.models.loading import fill, make_config, make_model, weights_file
+from kyn_models.multi_frame_training import DepthLossConfig, depth_batch, multi_frame_loss, validate_depth
+from kyn_models.networks.plane_sweep import sweep_depths
 from kyn_models.origin import STREETS, licences_of, source_of, start_of
 from kyn_models.starting import start_from_artifact, start_from_imagenet, start_with_density, start_with_language
 from kyn_models.train import Batches, Loss, Trainer
+from kyn_models.types import Intrinsics, Sample
 from kyn_models.view_synthesis import ViewLossConfig, divide_views, frames_batch, view_loss
+
+log = logging.getLogger(__name__)
 
 Validate = Callable[[nn.Module], tuple[float, dict[str, float]]]
 
@@ -45,6 +52,8 @@ class TrainConfig:
     family, model: the system and the keys of its own configuration. data, held_out: frames to train and to validate
     on (``held_out`` may be left out for streets: ``validation`` is used); view_loss: what is learned from them.
     streets, validation, loss: the same for training on the geometry of streets, where there is no ``data``.
+    frames, held_out_frames, depth_loss: dymultidepth: posed frames with depth to train and to validate on, and what is
+    learned from them.
     imagenet: start the image trunk from its ImageNet weights. start_density: per metre, what the field begins with
     (0: as random weights have it, about 0.7). lseg: kyn: the authors' demo_e200.ckpt, which stays frozen; labels: kyn:
     the classes that its text tower is asked about; vocabulary: CLIP's file, none for that of the labels extra.
@@ -53,13 +62,16 @@ class TrainConfig:
     """
 
     model: dict[str, Any]
-    family: Literal["bts", "kyn"] = "bts"
+    family: Literal["bts", "kyn", "dymultidepth"] = "bts"
     data: DataConfig | None = None
     held_out: DataConfig | None = None
     view_loss: ViewLossConfig = ViewLossConfig()
     streets: CacheConfig = CacheConfig()
     validation: CacheConfig = CacheConfig(pairs=80, per_street=2, first_seed=900_000, nominal_share=1.0)
     loss: FieldLossConfig = FieldLossConfig()
+    frames: PosedDataConfig | None = None
+    held_out_frames: PosedDataConfig | None = None
+    depth_loss: DepthLossConfig = DepthLossConfig()
     loop: LoopConfig = LoopConfig()
     imagenet: bool = True
     start_density: float = 0.0
@@ -75,6 +87,14 @@ class TrainConfig:
             raise ValueError(
                 f"labels: got {len(self.labels)}, expected {known} as model.label_count says (bts has none)"
             )
+        multi_frame = self.family == "dymultidepth"
+        if multi_frame != (self.frames is not None) or multi_frame != (self.held_out_frames is not None):
+            raise ValueError(
+                f"frames, held_out_frames: got {_given(self.frames)} and {_given(self.held_out_frames)} for "
+                f"{self.family}, expected both for dymultidepth and none for others"
+            )
+        if multi_frame and (self.data is not None or self.start_density > 0):
+            raise ValueError("data, start_density: got one of them for dymultidepth, expected frames alone")
         if self.family == "kyn" and not (self.lseg or self.start_from):
             raise ValueError("lseg: got none, expected the authors' demo_e200.ckpt, or start_from: an artifact of kyn")
         if self.start_density < 0:
@@ -110,6 +130,8 @@ def make_task(config: TrainConfig, folder: Path) -> Task:
     The first of several processes makes what is stored, the others wait for it. Raises ``ValueError`` or
     ``FileNotFoundError`` for frames that are not there or too few views of them, before anything is made.
     """
+    if config.frames is not None:
+        return _multi_frame(config, folder)
     if config.data is None:
         return _geometry(config, folder)
     frames = Frames(config.data)
@@ -171,6 +193,39 @@ def _geometry(config: TrainConfig, folder: Path) -> Task:
     )
 
 
+def _multi_frame(config: TrainConfig, folder: Path) -> Task:
+    assert config.frames is not None and config.held_out_frames is not None
+    loss, seed = config.depth_loss, config.loop.seed
+    frames, held_out = PosedFrames(config.frames), PosedFrames(config.held_out_frames)
+    training = cache(lambda: _depth_items(frames, folder / "frames"))
+    validation = cache(lambda: _depth_items(held_out, folder / "held_out_frames"))
+    planes = make_config(config.family, config.model, "model")
+    depths = sweep_depths(planes.z_near, planes.z_far, planes.depth_steps, torch.zeros(1))
+
+    def batches(step: int, part: int, parts: int) -> Mapping[str, torch.Tensor]:
+        return depth_batch(training(), loss, depths, seed, step, part_of(loss.images, part, parts))
+
+    return Task(
+        lambda model, batch, step: multi_frame_loss(model, batch, loss),
+        batches,
+        frames.name,
+        lambda model: validate_depth(model, validation(), loss),
+        _camera_of(frames[0], frames.source(), config.frames.size),
+        STREETS if config.frames.layout == "streets" else f"frames in the layout {config.frames.layout} with depth",
+        lambda: (validation(), training()),
+    )
+
+
+def _depth_items(frames: PosedFrames, path: Path) -> DepthItems:
+    """The items as training reads them: stored in ``path`` if the configuration says so, else read anew."""
+    if not frames.config.cache:
+        return LiveItems(frames)
+    settings = configuration.to_mapping(frames.config)
+    stored: StoredItems = _stored(path, frames, lambda show: store_items(path, frames, settings, show))
+    log.info("%s: %.1f %% of the pixels move", path, 100 * stored.moving_share())
+    return stored
+
+
 def _street_cache(path: Path, config: CacheConfig) -> StreetCache:
     return _stored(path, range(config.pairs), lambda show: street_cache.build(path, config, show))
 
@@ -186,9 +241,13 @@ def _stored(path: Path, items: Any, build: Callable[[Callable[[int], None]], Any
 
 def training_camera(frames: Frames, size: tuple[int, int]) -> TrainingCamera:
     """The camera of the first key frame: what an artifact says that its model was trained with."""
-    mount = frames[0].observation.base_from_camera
+    return _camera_of(frames[0], frames.source(0), size)
+
+
+def _camera_of(sample: Sample, source: Intrinsics, size: tuple[int, int]) -> TrainingCamera:
+    mount = sample.observation.base_from_camera
     return TrainingCamera(
-        frames.source(0),
+        source,
         width=size[1],
         height=size[0],
         height_m=round(float(mount[2, 3]), 3),
@@ -202,6 +261,8 @@ def make_trainer(config: TrainConfig, task: Task, out: Path, device: str = "cpu"
     Raises ``ValueError`` for a model that cannot be made or images that do not divide among processes and parts.
     """
     images = config.loss.images if config.data is None else config.view_loss.images
+    if config.frames is not None:
+        images = config.depth_loss.images
     part_of(images, 0, ranks.here()[1] * config.loop.accumulate)
     torch.manual_seed(config.loop.seed)
     model: Any = make_model(config.family, config.model, "model")
@@ -272,6 +333,10 @@ def write_best(config: TrainConfig, task: Task, out: Path, source: str) -> Path:
     for agreement in agreements:
         print(f"{agreement.runtime}: density within {agreement.density:.1e}, depth within {agreement.depth_m:.1e} m")
     return artifact.path
+
+
+def _given(value: object) -> str:
+    return "none" if value is None else "one"
 
 
 def _why_not_exportable(model: Any) -> str:

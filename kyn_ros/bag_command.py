@@ -1,4 +1,4 @@
-"""``kyn bag``: a KITTI-360 drive as a rosbag2. Works without ROS (needs the Python package rosbags)."""
+"""``kyn bag``: a drive of KITTI-360 or KITTI odometry as a rosbag2. Needs no ROS, but the Python package rosbags."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import threading
 import time
 from pathlib import Path
 
+from kyn_models.data.drives import Drive, is_odometry, open_drive
 from kyn_models.data.kitti360 import DEFAULT_RATE_HZ, Kitti360
 from kyn_ros.kitti360_bag import BagOptions, BagSummary, Progress, write_bag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", type=Path, metavar="KITTI360_DIR", help="KITTI-360 folder in its official layout")
+    parser.add_argument("data", type=Path, metavar="DIR", help="KITTI-360 or KITTI odometry folder")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the bag; must be new")
-    parser.add_argument("--drive", help="drive, where the folder holds several")
+    parser.add_argument("--drive", help="drive or sequence, where the folder holds several")
     parser.add_argument(
         "--camera",
-        choices=("00", "01", "both"),
-        default="00",
-        help="left, right, or both below /left and /right (else 00)",
+        choices=("left", "right", "both"),
+        default="left",
+        help="left, right, or both below /left and /right, of KITTI-360 only (else left)",
     )
     parser.add_argument("--storage", choices=("mcap", "sqlite3"), default="mcap", help="file format (else mcap)")
     parser.add_argument("--compressed", action="store_true", help="the PNG files as they are, on image/compressed")
@@ -33,21 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="HZ",
         default=DEFAULT_RATE_HZ,
-        help=f"frames per second where the drive has no timestamps.txt (else {DEFAULT_RATE_HZ:g})",
+        help=f"frames per second where the drive has no file of stamps (else {DEFAULT_RATE_HZ:g})",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    both = args.camera == "both"
-    views = (("01", 0),) if both else ()
-    drive = Kitti360(args.data, args.drive, "00" if both else args.camera, views=views, rate_hz=args.rate_hz)
+    drive = _open(args)
     if drive.stamps_assumed:
-        print(f"no timestamps.txt: frames are stamped at {args.rate_hz:g} Hz")
+        print(f"no file of stamps: frames are stamped at {args.rate_hz:g} Hz")
     if drive.frames_without_pose:
         print(f"{len(drive.frames_without_pose)} images have no pose in the data set and are left out")
     options = BagOptions(
         storage=args.storage,
-        cameras=("00", "01") if both else (args.camera,),
+        cameras=("00", "01") if args.camera == "both" else (drive.camera,),
         compressed=args.compressed,
         lidar=not args.no_lidar,
         start=args.start,
@@ -64,6 +63,14 @@ def run(args: argparse.Namespace) -> int:
     if summary.stopped:
         return 130
     return 1 if summary.broken else 0
+
+
+def _open(args: argparse.Namespace) -> Drive:
+    if args.camera != "both":
+        return open_drive(args.data, args.drive, args.camera, args.rate_hz)
+    if is_odometry(args.data):
+        raise ValueError(f"--camera: got both for {args.data}, expected left or right: both is for KITTI-360")
+    return Kitti360(args.data, args.drive, views=(("01", 0),), rate_hz=args.rate_hz)
 
 
 def _report(summary: BagSummary, out: Path) -> None:

@@ -161,10 +161,22 @@ def camera_info_message(header: Header, intrinsics: Intrinsics) -> CameraInfo:
 
 def grid_message(header: Header, grid: np.ndarray, spec: VoxelGridSpec) -> OccupancyGrid:
     """(ny, nx) int8 cells; the origin is the outer corner of cell (0, 0), at height 0."""
-    ny, nx = grid.shape
-    origin = Pose(position=Point(x=spec.origin_m[0], y=spec.origin_m[1], z=0.0))
-    info = MapMetaData(map_load_time=header.stamp, resolution=spec.resolution_m, width=nx, height=ny, origin=origin)
-    return OccupancyGrid(header=header, info=info, data=_bytes(grid, "b"))
+    return map_message(header, grid, spec.resolution_m, (*spec.origin_m[:2], 0.0))
+
+
+def map_message(
+    header: Header, cells: np.ndarray, resolution_m: float, origin_m: tuple[float, float, float]
+) -> OccupancyGrid:
+    """(ny, nx) int8 cells; origin_m: x, y, z of the outer corner of cell (0, 0)."""
+    x, y, z = origin_m
+    info = MapMetaData(
+        map_load_time=header.stamp,
+        resolution=resolution_m,
+        width=cells.shape[1],
+        height=cells.shape[0],
+        origin=Pose(position=Point(x=x, y=y, z=z)),
+    )
+    return OccupancyGrid(header=header, info=info, data=_bytes(cells, "b"))
 
 
 def cloud_message(header: Header, points: Float32Array, colours: UInt8Array | None = None) -> PointCloud2:

@@ -1,4 +1,4 @@
-"""``kyn demo``: a KITTI-360 drive replayed into a real ROS 2 graph, answered by the perception node, kept and drawn.
+"""``kyn demo``: a drive of KITTI-360 or KITTI odometry replayed into a real ROS 2 graph, answered, kept and drawn.
 
 Three processes: the replay node in lockstep, the perception node, and this one, which records every message into a
 rosbag2. Pictures and video are drawn afterwards from what the bag holds, so they show what a subscriber received.
@@ -18,14 +18,16 @@ from pathlib import Path
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.runtimes import NAMES
 from kyn_ros import demo_folder
-from kyn_ros.processes import ended_by_signals, private_graph, start_node, stop
+from kyn_ros.processes import ended_by_signals, private_graph, quoted, start_node, stop
 
 SYNTHETIC_SEED = 11
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, metavar="DIR", help="KITTI-360 folder (else a synthetic drive is made)")
-    parser.add_argument("--drive", help="drive of the folder (else its only or first one)")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="KITTI-360 or KITTI odometry folder (else a synthetic drive is made)"
+    )
+    parser.add_argument("--drive", help="drive or sequence of the folder (else its only or first one)")
     parser.add_argument("--frames", type=int, default=24, metavar="N", help="how many frames (else 24)")
     parser.add_argument(
         "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
@@ -56,10 +58,10 @@ def _demo(args: argparse.Namespace) -> int:
     data = args.data if args.data is not None else _synthetic_drive(own_drive, args.frames)
 
     # Imported here: what they load reads the environment set above.
-    from kyn_models.data.kitti360 import Kitti360, drives_of
+    from kyn_models.data.drives import drive_names, open_drive
     from kyn_ros.demo_report import draw, report
 
-    drive = Kitti360(data, drive=args.drive or drives_of(data)[0])
+    drive = open_drive(data, args.drive or drive_names(data)[0])
     frames = min(args.frames, len(drive))
     replaced = demo_folder.clear(args.out, keep_drive=data.resolve() == own_drive.resolve())
     if replaced:
@@ -117,6 +119,7 @@ def _synthetic_drive(path: Path, frames: int) -> Path:
 
 
 def _record(args: argparse.Namespace, data: Path, drive, frames: int, bag: Path):  # type: ignore[no-untyped-def]
+    from kyn_models.data.drives import image_frame
     from kyn_ros.demo_report import Recording, listen
     from kyn_ros.mount import numbers_from_pose, parameter_text
 
@@ -125,20 +128,23 @@ def _record(args: argparse.Namespace, data: Path, drive, frames: int, bag: Path)
         # The listener first, the replay once the node answers: what starts at the same moment may never meet.
         with listen(bag) as recorder:
             parameters = {
-                "model": str(args.model.resolve()),
+                "model": quoted(args.model.resolve()),
                 "runtime": args.runtime,
                 "camera_pose": parameter_text(numbers_from_pose(drive.base_from_camera())),
                 "input_rectified": "true",
                 "use_sim_time": "true",
                 "qos.image.reliability": "reliable",
+                "pose_source": "odom",
+                # Every image is answered before the next one comes: no neighbour can be waited for.
+                "frames.neighbours": "past",
             }
             perception = start_node("kyn_ros.perception_node", parameters)
             processes.append(perception)
-            recorder.keep_mount("image_00_optical", drive.base_from_camera(), drive.stamp_ns(drive.frames[0]))
+            recorder.keep_mount(image_frame(drive.camera), drive.base_from_camera(), drive.stamp_ns(drive.frames[0]))
             recorder.until_published(perception)
             parameters = {
-                "data": str(data.resolve()),
-                "drive": drive.drive,
+                "data": quoted(data.resolve()),
+                "drive": quoted(drive.drive),
                 "pace": "lockstep",
                 "listeners": "2",
                 "start": str(drive.frames[0]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,17 +22,22 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from kyn_models import views
 from kyn_models.artifact import Artifact
-from kyn_models.types import Intrinsics, Prediction, UInt8Array, VoxelGridSpec
+from kyn_models.map_picture import map_picture, no_map_picture
+from kyn_models.stamp_order import JUMP_NS
+from kyn_models.types import Float64Array, Intrinsics, Prediction, UInt8Array, VoxelGridSpec
 from kyn_models.video import write_video
 from kyn_ros import convert
+from kyn_ros.mount import pose_from_quaternion
 from kyn_ros.recorder import Recorder, header_stamp_ns
 
-PER_FRAME = ("occupancy_grid", "occupancy_volume", "depth/image_rect", "points")
+PER_FRAME = ("occupancy_grid", "occupancy_grid_fused", "occupancy_volume", "depth/image_rect", "points")
 """Outputs that are waited for before a recording is called complete."""
 
 PICTURED = ("image", "camera_info", "depth/image_rect")
 """What a picture needs beside the grid."""
 
+TITLE_ROWS = 24
+MAP_PIXELS = 560
 DRAIN_SECONDS = 5.0
 START_SECONDS = 120.0
 
@@ -44,6 +49,7 @@ def recorded_topics() -> dict[str, type]:
         "camera_info": CameraInfo,
         "odom": Odometry,
         "occupancy_grid": OccupancyGrid,
+        "occupancy_grid_fused": OccupancyGrid,
         "depth/image_rect": Image,
         "depth/camera_info": CameraInfo,
         "points": PointCloud2,
@@ -180,6 +186,9 @@ def draw(
         )
     if not stamps:
         return
+    places = {
+        moment: _pose(deserialize_message(raw, Odometry)) for moment, raw in sorted(messages.get("odom", {}).items())
+    }
     folder = out / "frames"
     folder.mkdir(exist_ok=True)
 
@@ -187,6 +196,7 @@ def draw(
         for number, stamp in enumerate(stamps):
             prediction = _prediction(messages, stamp, artifact, base_from_camera)
             picture = views.frame_picture(prediction, f"frame {number}, stamp {stamp / 1e9:.2f} s")
+            picture = np.hstack([picture, _fused_panel(messages, stamp, picture.shape[0], places)])
             cv2.imwrite(str(folder / f"{number:06d}.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
             print(f"\r  drawn {number + 1} of {len(stamps)}", end="", flush=True)
             yield picture
@@ -197,6 +207,33 @@ def draw(
         from kyn_ros.rerun_view import show
 
         show([_prediction(messages, stamp, artifact, base_from_camera) for stamp in stamps], out)
+
+
+def _fused_panel(
+    messages: dict[str, dict[int, bytes]], stamp: int, height: int, places: Mapping[int, Float64Array]
+) -> UInt8Array:
+    """The fused grid at a stamp with the way since the last restart, in a panel as high as a picture.
+
+    places: poses by stamp, in order.
+    """
+    raw = messages.get("occupancy_grid_fused", {}).get(stamp)
+    size = min(height - TITLE_ROWS, MAP_PIXELS)
+    below = ((0, height - TITLE_ROWS - size), (0, 0), (0, 0))
+    if raw is None:
+        return views.titled(np.pad(no_map_picture(size), below), "occupancy of all frames")
+    grid = deserialize_message(raw, OccupancyGrid)
+    cells = np.asarray(grid.data, dtype=np.int8).reshape(grid.info.height, grid.info.width)
+    origin = grid.info.origin.position
+    moments = [moment for moment in places if moment <= stamp]
+    first = max((k for k in range(1, len(moments)) if moments[k] - moments[k - 1] > JUMP_NS), default=0)
+    way = [places[moment] for moment in moments[first:]]
+    picture = map_picture(cells, grid.info.resolution, (origin.x, origin.y), way, size)
+    return views.titled(np.pad(picture, below), f"occupancy of all frames, in {grid.header.frame_id}")
+
+
+def _pose(message: Odometry) -> Float64Array:
+    p, q = message.pose.pose.position, message.pose.pose.orientation
+    return pose_from_quaternion((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
 
 
 def _by_stamp(bag: Path) -> dict[str, dict[int, bytes]]:

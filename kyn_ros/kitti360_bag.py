@@ -1,4 +1,4 @@
-"""A KITTI-360 drive as a rosbag2 that ``ros2 bag play`` takes: MCAP or sqlite3, Humble to Kilted. Needs no ROS.
+"""A drive of KITTI-360 or KITTI odometry as a rosbag2: MCAP or sqlite3, Humble to Kilted. Needs no ROS.
 
 Topics of one camera: ``/image`` (or ``/image/compressed``: the PNG files as they are), ``/camera_info``, ``/odom``,
 ``/lidar/points``, ``/tf`` (odom to base_link), ``/tf_static`` (base_link to camera and scanner, transient local). Two
@@ -14,7 +14,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from kyn_models import __version__
+from kyn_models.data.drives import Drive, image_frame
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.types import Float64Array
 from kyn_ros.odometry import quaternion_from_pose, twist
@@ -40,11 +41,12 @@ Progress = Callable[[int, int, int], None]
 
 @dataclass(frozen=True)
 class BagOptions:
-    """cameras: "00", "01" or both. compressed: the PNG files as CompressedImage instead of raw rgb8. lidar: scans too.
-    start, stop: first and last frame number, None for the ends of the drive."""
+    """cameras: names of the drive's cameras, left first; two of KITTI-360 only; none: the one it was opened with.
+    compressed: the PNG files as CompressedImage instead of raw rgb8. lidar: scans too. start, stop: first and last
+    frame number, None for the ends of the drive."""
 
     storage: Literal["mcap", "sqlite3"] = "mcap"
-    cameras: tuple[str, ...] = ("00",)
+    cameras: tuple[str, ...] = ()
     compressed: bool = False
     lidar: bool = True
     start: int | None = None
@@ -64,7 +66,7 @@ class BagSummary:
 
 
 def write_bag(
-    drive: Kitti360,
+    drive: Drive,
     out: Path,
     options: BagOptions | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -78,6 +80,8 @@ def write_bag(
     frames or without a readable one, ``OSError`` where the disk is too small; then nothing is left behind.
     """
     options = options or BagOptions()
+    if not options.cameras:
+        options = replace(options, cameras=(drive.camera,))
     frames = tuple(
         frame
         for frame in drive.frames
@@ -113,7 +117,7 @@ def write_bag(
 class _Bag:
     """The open bag: connections, message types, counts."""
 
-    def __init__(self, drive: Kitti360, writer: Writer, options: BagOptions) -> None:
+    def __init__(self, drive: Drive, writer: Writer, options: BagOptions) -> None:
         self._drive = drive
         self._writer = writer
         self._options = options
@@ -121,7 +125,7 @@ class _Bag:
         self._types = SimpleNamespace(**{name.split("/")[-1]: made for name, made in self._store.types.items()})
         self._connections: dict[str, Any] = {}
         self.summary = BagSummary()
-        stamps = f"{drive.rate_hz:g} Hz, assumed" if drive.stamps_assumed else "timestamps.txt, taken as UTC"
+        stamps = f"{drive.rate_hz:g} Hz, assumed" if drive.stamps_assumed else "of the data set"
         for key, text in (("drive", drive.drive), ("stamps", stamps), ("written_by", f"kyn {__version__}")):
             writer.set_custom_data(key, text)
         for topic, name in self._topics():
@@ -191,9 +195,9 @@ class _Bag:
     def _camera_messages(self, frame: int, camera: str) -> Iterator[tuple[str, Any]]:
         view = self._drive.posed_frame(frame, camera)
         k, prefix = view.intrinsics, self._prefix(camera)
-        header = self._header(f"image_{camera}_optical", view.stamp_ns)
+        header = self._header(image_frame(camera), view.stamp_ns)
         projection = np.column_stack([k.matrix, np.zeros(3)])
-        if len(self._options.cameras) > 1:
+        if isinstance(self._drive, Kitti360) and len(self._options.cameras) > 1:
             projection[0, 3] = self._drive.stereo_offset(camera)
         yield (
             f"{prefix}/camera_info",
@@ -247,7 +251,7 @@ class _Bag:
         )
 
     def _static_transforms(self, stamp_ns: int) -> Any:
-        mounts = {f"image_{camera}_optical": self._drive.base_from_camera(camera) for camera in self._options.cameras}
+        mounts = {image_frame(camera): self._drive.base_from_camera(camera) for camera in self._options.cameras}
         mounts[LIDAR_FRAME] = self._drive.base_from_velo()
         transforms = [self._transform(BASE_FRAME, child, mount, stamp_ns) for child, mount in mounts.items()]
         return self._types.TFMessage(transforms=transforms)
@@ -296,7 +300,7 @@ def qos(latched: bool) -> Qos:
     )
 
 
-def _check_space(drive: Kitti360, out: Path, frames: tuple[int, ...], options: BagOptions) -> None:
+def _check_space(drive: Drive, out: Path, frames: tuple[int, ...], options: BagOptions) -> None:
     """Refuse before hours of work what cannot fit, judged by the first frame."""
     parent = next(path for path in out.parents if path.exists())
     size = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from kyn_models.data.kitti360 import Kitti360
+from kyn_models.data.drives import Drive
 
 
 def quaternion_from_pose(pose: np.ndarray) -> tuple[float, float, float, float]:
@@ -30,7 +30,7 @@ def rotation_vector(pose: np.ndarray) -> np.ndarray:
     return cv2.Rodrigues(np.ascontiguousarray(pose[:3, :3]))[0].ravel()
 
 
-def twist(drive: Kitti360, frame: int) -> tuple[np.ndarray, np.ndarray]:
+def twist(drive: Drive, frame: int) -> tuple[np.ndarray, np.ndarray]:
     """Linear and angular velocity, (3,) each: metres and radians per second in base_link.
 
     Since the frame before; until the next, for the first one. Zero where neither has a pose or the stamps are equal.

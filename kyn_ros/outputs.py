@@ -18,6 +18,7 @@ from kyn_models import occupancy, views
 from kyn_models.occupancy import GridOptions
 from kyn_models.types import Prediction
 from kyn_ros import convert
+from kyn_ros.fusion import Place, make_fusion
 from kyn_ros.params import PerceptionParameters, TopicQos
 from kyn_ros.worker import check
 
@@ -49,6 +50,7 @@ class Outputs:
 
     def __init__(self, node: LifecycleNode, parameters: PerceptionParameters) -> None:
         self._grid_frame = parameters.grid.frame_id
+        self._fusion = make_fusion(parameters)
         self._options = parameters.grid.options()
         self._outputs = self._table(parameters)
         self._publishers = {
@@ -69,6 +71,8 @@ class Outputs:
             Output("depth/camera_info", CameraInfo, "", qos.depth, self._camera_info, in_camera_frame=True),
             Output("depth/colorized", Image, "depth", qos.depth, self._colorized, in_camera_frame=True),
         ]
+        if self._fusion is not None:
+            table.append(Output("occupancy_grid_fused", OccupancyGrid, "grid", qos.occupancy_grid, self._fused))
         if OccupancyVolume is not None:
             table.append(Output("occupancy_volume", OccupancyVolume, "volume", qos.occupancy_volume, self._volume))
         return table
@@ -78,12 +82,17 @@ class Outputs:
         """What is missing here, in a sentence; empty if nothing is."""
         return "" if OccupancyVolume is not None else NO_VOLUME_MESSAGE
 
+    @property
+    def fuses(self) -> bool:
+        """True where the grids of all images are kept together."""
+        return self._fusion is not None
+
     def wanted(self) -> list[Output]:
         """The outputs that somebody subscribes to, and the grid."""
         return [
             output
             for output in self._outputs
-            if output.needs == "grid" or self._publishers[output.topic].get_subscription_count() > 0
+            if output.topic == "occupancy_grid" or self._publishers[output.topic].get_subscription_count() > 0
         ]
 
     @staticmethod
@@ -99,14 +108,20 @@ class Outputs:
         stamp: Time,
         camera_frame: str,
         cancelled: threading.Event,
+        place: Place | None = None,
     ) -> None:
         """Publish ``wanted`` outputs (as ``wanted()`` gave them before the prediction was made).
 
-        grid: the rule with which the prediction's grid was made.
+        grid: the rule with which the prediction's grid was made. place: where the vehicle was, needed where ``fuses``
+        is true: the rolling grid learns from every prediction.
 
-        Raises ``Cancelled`` before the first one that ``cancelled`` forbids.
+        Raises ``Cancelled`` before the first one that ``cancelled`` forbids, ``InputError`` for an impossible place.
         """
         self._options = grid
+        if self._fusion is not None:
+            assert place is not None
+            check(cancelled)
+            self._fusion.add(prediction, place)
         for output in wanted:
             check(cancelled)
             frame = camera_frame if output.in_camera_frame else self._grid_frame
@@ -122,6 +137,10 @@ class Outputs:
     def _grid(self, prediction: Prediction, header: Header) -> OccupancyGrid:
         assert prediction.grid is not None
         return convert.grid_message(header, prediction.grid, prediction.spec)
+
+    def _fused(self, prediction: Prediction, header: Header) -> OccupancyGrid:
+        assert self._fusion is not None
+        return self._fusion.message(header, self._options)
 
     def _volume(self, prediction: Prediction, header: Header) -> Any:
         assert prediction.volume is not None

@@ -23,6 +23,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from kyn_models.config import from_mapping
 from kyn_models.frame_window import Neighbours, WindowOptions
 from kyn_models.occupancy import GridMode, GridOptions
+from kyn_models.rolling_grid import RollingOptions
 from kyn_models.runtimes.queries import Precision
 from kyn_models.types import VoxelGridSpec
 
@@ -142,6 +143,29 @@ class FrameParameters:
 
 
 @dataclass(frozen=True)
+class FusionParameters:
+    """The rolling grid around the vehicle: what the grids of all images say together."""
+
+    enabled: bool = parameter(True, "make occupancy_grid_fused where pose_source is not none")
+    size_m: float = parameter(100.0, "edge of the square around the vehicle, metres", 0.1, 1000.0)
+    hit: float = parameter(0.75, "probability of occupied after one occupied reading", 0.5, 1.0)
+    miss: float = parameter(0.4, "probability of occupied after one free reading", 0.0, 0.5)
+    limits: tuple[float, float] = parameter((0.2, 0.95), "least and greatest probability a cell can reach", 0.0, 1.0)
+    forget_s: float = parameter(5.0, "in this time half of what is known is forgotten; 0: never", 0.0, 1e6)
+
+    def __post_init__(self) -> None:
+        try:
+            check_ranges(self)
+        except ValueError as error:
+            raise ValueError(f"fusion.{error}") from error
+        self.options()
+
+    def options(self) -> RollingOptions:
+        """The rule for the rolling grid."""
+        return RollingOptions(self.size_m, self.hit, self.miss, self.limits, self.forget_s)
+
+
+@dataclass(frozen=True)
 class TopicQos:
     """Quality of service of one topic."""
 
@@ -198,6 +222,7 @@ class PerceptionParameters:
     hood_mask: str = parameter("", "PNG of the image's size, non-zero where the vehicle itself is seen; empty: none")
     depth_rays: tuple[int, int] = parameter((96, 320), "[rows, columns] of rendered depth rays", 1, 4096)
     grid: GridParameters = group(GridParameters)
+    fusion: FusionParameters = group(FusionParameters)
     qos: QosParameters = group(QosParameters)
 
     def __post_init__(self) -> None:
@@ -207,34 +232,9 @@ class PerceptionParameters:
                 f"camera_pose: got {len(self.camera_pose)} numbers, expected 6: [x, y, z, roll, pitch, yaw] "
                 "of the optical frame in metres and radians"
             )
-
-
-@dataclass(frozen=True)
-class ReplayParameters:
-    """Parameters of the replay node."""
-
-    data: str = parameter("", "KITTI-360 folder in the official layout")
-    drive: str = parameter("", "name of the drive below data_2d_raw; empty: the only one there")
-    camera: Literal["image_00", "image_01"] = parameter("image_00", "rectified camera: left or right")
-    pace: Literal["clock", "lockstep"] = parameter(
-        "clock", "clock: real time; lockstep: next image once the grid of the last one has arrived"
-    )
-    rate: float = parameter(1.0, "times real time (pace clock)", 0.01, 100.0)
-    rate_hz: float = parameter(10.0, "images per second where the drive has no timestamps.txt", 0.1, 1000.0)
-    loop: bool = parameter(False, "start again at the end; stamps jump back, as in a looped bag")
-    start: int = parameter(-1, "first frame number; -1: the first there is", -1, 2**31 - 1)
-    stop: int = parameter(-1, "last frame number; -1: the last there is", -1, 2**31 - 1)
-    lidar: bool = parameter(True, "publish the lidar scans too")
-    listeners: int = parameter(
-        1, "how many subscribers of image and camera_info to wait for at start (pace lockstep)", 1, 100
-    )
-    wait_s: float = parameter(60.0, "how long to wait for the perception node at start (pace lockstep)", 0.0, 3600.0)
-    answer_timeout_s: float = parameter(10.0, "a grid later than this counts as missing (pace lockstep)", 0.1, 600.0)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if 0 <= self.stop < self.start:
-            raise ValueError(f"stop: got frame {self.stop} before start {self.start}, expected a later one")
+        if self.fusion.enabled:
+            self.fusion.options().side(self.grid.resolution_m)
+            self.fusion.options().check_rule(self.grid.options())
 
 
 def flatten(cls: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:

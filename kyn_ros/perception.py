@@ -21,6 +21,7 @@ from kyn_ros.background import Background
 from kyn_ros.camera_info import Camera, camera_from_info, content
 from kyn_ros.convert import InputError
 from kyn_ros.frames import Arrival, Chosen, Frames, without_poses
+from kyn_ros.fusion import Place
 from kyn_ros.mount import FixedMount, TfMount
 from kyn_ros.outputs import Outputs
 from kyn_ros.params import GridParameters, PerceptionParameters
@@ -52,7 +53,8 @@ class Perception:
 
     Constants of a new camera, mount or grid are built beside the inference thread. Until they are there, frames that
     others fit are answered with those; the rest is dropped as "preparing", or waits if nothing is there yet.
-    poses: where a model of several frames has its poses from; without them one image answers alone.
+    poses: for models of several frames, which answer from one image without them, and for the fused grid; an image
+    without a pose is dropped.
     mask: (H, W) uint8 in arriving images, non-zero where the vehicle itself is seen. name: the node's.
     """
 
@@ -68,6 +70,7 @@ class Perception:
         name: str,
     ) -> None:
         self.outputs = outputs
+        self._poses = poses
         self._mount_status: DiagnosticStatus | None = None
         # The newest grid first, and the one before it: what answers while the newest is being built.
         self._predictors: tuple[AnyPredictor, ...] = (predictor,)
@@ -121,13 +124,14 @@ class Perception:
         question = self._question(arrival, cancelled)
         if question is None:
             return None
+        place = self._place(question.observation.key.stamp_ns, cancelled)
         check(cancelled)
         setup, wanted = question.setup, self.outputs.wanted()
         converted = time.monotonic()
         prediction = setup.predictor.predict(question.observation, Outputs.needs(wanted), setup.prepared)
         predicted = time.monotonic()
         stamp = convert.time_message(prediction.stamp_ns)
-        self.outputs.publish(wanted, prediction, setup.predictor.grid, stamp, question.camera_frame, cancelled)
+        self.outputs.publish(wanted, prediction, setup.predictor.grid, stamp, question.camera_frame, cancelled, place)
         if self._frames is not None and question.chosen is not None:
             self._frames.answered(question.chosen, prediction.frames_used)
         done = time.monotonic()
@@ -166,6 +170,13 @@ class Perception:
         to_rgb = convert.image_to_rgb if self._parameters.image_transport == "raw" else convert.compressed_to_rgb
         image = camera.rectify(to_rgb(arrival.image))
         return PosedFrame(image, camera.intrinsics, arrival.stamp_ns, world_from_camera)
+
+    def _place(self, stamp_ns: int, cancelled: threading.Event) -> Place | None:
+        """Where the vehicle was, for the fused grid. Raises ``InputError`` where there is no pose."""
+        if self._poses is None or not self.outputs.fuses:
+            return None
+        located = self._poses.locate(stamp_ns, cancelled)
+        return Place(located.odom_from_base, located.epoch, self._poses.frame_id)
 
     def _setup(self, info: CameraInfo, camera_frame: str, cancelled: threading.Event) -> _Setup:
         """What answers a frame of this CameraInfo. Raises ``InputError`` while that is being built."""

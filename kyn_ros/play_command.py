@@ -1,24 +1,26 @@
-"""``kyn play``: a rosbag2 or a KITTI-360 folder as live topics, without a ROS 2 installation."""
+"""``kyn play``: a rosbag2, or a KITTI-360 or KITTI odometry folder, as live topics, without a ROS 2 installation."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from kyn_models.data.drives import is_drive_folder
 from kyn_ros.environment import prepare_environment
+from kyn_ros.processes import quoted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "A bag is played on its own topic names, a KITTI-360 folder on image, camera_info, odom and lidar/points, both "
+        "A bag is played on its own topic names, a folder of drives on image, camera_info, odom and lidar/points, both "
         "with /clock. The perception node runs beside it, in another terminal: kyn node -p use_sim_time:=true "
         "--camera-pose X Y Z ROLL PITCH YAW (playing a folder prints its pose)."
     )
-    parser.add_argument("path", type=Path, metavar="BAG_OR_DIR", help="rosbag2 folder or file, or a KITTI-360 folder")
+    parser.add_argument("path", type=Path, metavar="BAG_OR_DIR", help="rosbag2, or KITTI-360 or KITTI odometry folder")
     parser.add_argument("--rate", type=float, default=1.0, help="speed: times real time (else 1)")
     parser.add_argument("--loop", action="store_true", help="start again at the end, until Ctrl-C")
-    folder = parser.add_argument_group("KITTI-360 folders only")
-    folder.add_argument("--drive", help="drive, where the folder holds several")
+    folder = parser.add_argument_group("KITTI-360 and KITTI odometry folders only")
+    folder.add_argument("--drive", help="drive or sequence, where the folder holds several")
     folder.add_argument("--start", type=int, metavar="FRAME", help="first frame (else of the drive)")
     folder.add_argument("--stop", type=int, metavar="FRAME", help="last frame (else of the drive)")
     folder.add_argument(
@@ -32,11 +34,11 @@ def run(args: argparse.Namespace) -> int:
     if not args.rate > 0:
         raise ValueError(f"--rate: got {args.rate}, expected a number above 0")
     prepare_environment()
-    if (args.path / "data_2d_raw").is_dir():
+    if is_drive_folder(args.path):
         return _play_folder(args)
     if args.lockstep or args.drive or args.start is not None or args.stop is not None:
         raise ValueError(
-            f"{args.path}: has no data_2d_raw, so it is no KITTI-360 folder; "
+            f"{args.path}: has no data_2d_raw and no sequences, so it is no KITTI-360 or KITTI odometry folder; "
             "--drive, --start, --stop and --lockstep are for those"
         )
     return _play_bag(args)
@@ -45,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
 def _play_folder(args: argparse.Namespace) -> int:
     from kyn_ros import replay_node
 
-    values: dict[str, object] = {"data": args.path, "rate": args.rate, "loop": str(args.loop).lower()}
-    values |= {"drive": args.drive, "start": args.start, "stop": args.stop}
+    values: dict[str, object] = {"data": quoted(args.path), "rate": args.rate, "loop": str(args.loop).lower()}
+    values |= {"drive": args.drive and quoted(args.drive), "start": args.start, "stop": args.stop}
     values["pace"] = "lockstep" if args.lockstep else "clock"
     given = [f"{name}:={value}" for name, value in values.items() if value is not None]
     return replay_node.main(["--ros-args", *(word for value in given for word in ("-p", value))])

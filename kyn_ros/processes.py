@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -62,6 +63,11 @@ def _signals_later() -> Iterator[None]:
             signal.signal(number, handler)
     if asked.is_set():
         raise KeyboardInterrupt
+
+
+def quoted(text: object) -> str:
+    """The value of a text parameter, which stays one where it looks like a number (sequence 07)."""
+    return json.dumps(str(text), ensure_ascii=False)
 
 
 def start_node(module: str, parameters: Mapping[str, str], log: IO[str] | None = None) -> subprocess.Popen:

@@ -1,4 +1,4 @@
-"""The replay node: a KITTI-360 drive as live topics.
+"""The replay node: a drive of KITTI-360, or a sequence of KITTI odometry, as live topics.
 
 Publishes ``image``, ``camera_info``, ``odom``, ``lidar/points``, ``/clock`` and the mount of the camera: as its own
 read-only parameter ``camera_pose`` and, where ``tf2_msgs`` exists, on ``/tf_static``. The fixed frame of ``odom`` is
@@ -34,11 +34,12 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
-from kyn_models.data.kitti360 import Kitti360
+from kyn_models.data.drives import image_frame, open_drive
 from kyn_models.types import Float64Array
 from kyn_ros import convert, lifecycle, odometry
 from kyn_ros.mount import numbers_from_pose, parameter_text
-from kyn_ros.params import ReplayParameters, TopicQos, declare, read
+from kyn_ros.params import TopicQos, declare, read
+from kyn_ros.replay_params import ReplayParameters
 
 try:
     from tf2_msgs.msg import TFMessage
@@ -72,18 +73,15 @@ class ReplayNode(Node):
         declare(self, ReplayParameters)
         self.parameters = read(self, ReplayParameters)
         if not self.parameters.data:
-            raise ValueError("replay_node: data is not set, expected a KITTI-360 folder in the official layout")
-        self.drive = Kitti360(
-            self.parameters.data,
-            self.parameters.drive or None,
-            self.parameters.camera.removeprefix("image_"),
-            rate_hz=self.parameters.rate_hz,
+            raise ValueError("replay_node: data is not set, expected a KITTI-360 or a KITTI odometry folder")
+        self.drive = open_drive(
+            self.parameters.data, self.parameters.drive or None, self.parameters.camera, self.parameters.rate_hz
         )
         self.frames = self._choose_frames()
         self.broken: list[str] = []
         self.unanswered: list[int] = []
         self._answered: set[int] = set()
-        self._camera_frame = f"{self.parameters.camera}_optical"
+        self._camera_frame = image_frame(self.drive.camera)
         reliable = TopicQos().profile(depth=5)
         self._image = self.create_publisher(Image, "image", reliable)
         self._info = self.create_publisher(CameraInfo, "camera_info", reliable)
@@ -93,7 +91,7 @@ class ReplayNode(Node):
         self._grids = self.create_subscription(OccupancyGrid, "occupancy_grid", self._on_grid, reliable)
         self._publish_mount()
         if self.drive.stamps_assumed:
-            self.get_logger().info(f"no timestamps.txt: frames are stamped at {self.parameters.rate_hz:g} Hz")
+            self.get_logger().info(f"no file of stamps: frames are stamped at {self.parameters.rate_hz:g} Hz")
 
     def run(self, executor: SingleThreadedExecutor) -> int:
         """Replay. Returns the exit code: 1 if a frame was broken, or unanswered in lockstep, else 0."""

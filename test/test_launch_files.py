@@ -20,13 +20,15 @@ if not os.environ.get("KYN_REQUIRE_ROS"):
     pytest.importorskip("rclpy")
 
 from kyn_ros import environment
-from kyn_ros.params import PerceptionParameters, ReplayParameters, flatten
+from kyn_ros.params import PerceptionParameters, flatten
+from kyn_ros.replay_params import ReplayParameters
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.xml"))
 PARAMETERS = {"perception_node": PerceptionParameters, "replay_node": ReplayParameters}
 PUBLISHED = {
     "occupancy_grid": "OccupancyGrid",
+    "occupancy_grid_fused": "OccupancyGrid",
     "occupied_voxels": "PointCloud2",
     "obstacle_points": "PointCloud2",
     "clearing_points": "PointCloud2",
@@ -117,12 +119,14 @@ class TestLaunchFile:
                 assert 0 < arguments.index("--params-file") < arguments.index(" -p ")
 
     def test_remapped_topics_exist(self, path):
-        sources = {node: ROOT / f"kyn_ros/{node}.py" for node in PARAMETERS}
+        texts = {node: (ROOT / f"kyn_ros/{node}.py").read_text() for node in PARAMETERS}
+        # The pose source is named as its topic.
+        texts["perception_node"] += (ROOT / "kyn_ros/params.py").read_text()
         for node in root_of(path).iter("node"):
             for remap in node.iter("remap"):
                 topic = remap.get("from", "")
                 if node.get("pkg") == "kyn":
-                    assert f'"{topic}"' in sources[node.get("exec", "")].read_text(), topic
+                    assert f'"{topic}"' in texts[node.get("exec", "")], topic
 
     def test_fast_dds_profile_is_set_for_all_that_is_started(self, path):
         for group in [element for element in root_of(path).iter("group") if element.find("node") is not None]:
@@ -149,7 +153,8 @@ def test_rviz_shows_grid_voxels_clouds_depth_and_camera_in_base_link():
 
 def test_rviz_topics_are_published_with_that_type_and_a_qos_that_matches():
     qos = PerceptionParameters().qos
-    published = {"occupancy_grid": qos.occupancy_grid, "depth/colorized": qos.depth}
+    published = {name: qos.occupancy_grid for name in ("occupancy_grid", "occupancy_grid_fused")}
+    published["depth/colorized"] = qos.depth
     for topic, display in rviz_topics().items():
         settings = display["Topic"]
         if topic == "/image":

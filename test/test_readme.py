@@ -31,6 +31,10 @@ RUN = {
     ),
     "kyn node --camera-pose 1.575 -0.004 1.58 -1.6726 0.0019 -1.533 -p model:=my-street": "test/ros/test_kyn_node.py",
     "kyn play drive_0000 --loop": "test/ros/test_play.py",
+    "make demo MODEL=/models/my-multiframe DATA=/data/kitti_odometry": "test/ros/test_demo_frames.py",
+    "kyn node --camera-pose 0.327 0.056 1.654 -1.5773 0.008 -1.5727 -p model:=/models/my-multiframe "
+    "-p pose_source:=odom -p input_rectified:=true -p use_sim_time:=true": "test/ros/test_odometry_replay.py",
+    "kyn play /data/kitti_odometry --drive 07": "test/ros/test_odometry_replay.py",
     "kyn prepare kitti360 --data KITTI-360": "test/test_prepare.py",
     "kyn prepare kitti-raw --data KITTI-raw --out KITTI-small --splits train_files.txt val_files.txt": (
         "test/test_prepare_kitti_raw.py"

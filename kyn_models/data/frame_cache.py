@@ -7,7 +7,7 @@ numpy and OpenCV.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -84,16 +84,20 @@ class FrameCache:
     NAMES = Views._fields
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        if not (self.path / "done.json").is_file():
-            raise FileNotFoundError(f"{self.path}: holds no complete cache of views, expected one that kyn made")
-        self.arrays = {name: np.load(self.path / f"{name}.npy", mmap_mode="r") for name in self.NAMES}
+        self.arrays = stored_arrays(path, self.NAMES)
 
     def __len__(self) -> int:
         return len(self.arrays["images"])
 
     def __getitem__(self, index: int) -> Views:
         return Views(*(np.array(self.arrays[name][index]) for name in self.NAMES))
+
+
+def stored_arrays(path: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Memory maps of what ``store`` wrote. Raises ``FileNotFoundError`` where that is not complete."""
+    if not (Path(path) / "done.json").is_file():
+        raise FileNotFoundError(f"{path}: holds no complete cache of views, expected one that kyn made")
+    return {name: np.load(Path(path) / f"{name}.npy", mmap_mode="r") for name in names}
 
 
 def build(
@@ -104,27 +108,41 @@ def build(
     progress: Callable[[int], None] = lambda done: None,
     save_every: int = 8,
 ) -> FrameCache:
-    """Store the views of all items in ``path``; goes on where an interrupted build stopped.
+    """Store the views of all items in ``path``; see ``store``."""
+    settings = {**settings, "size": size}
+    store(path, len(frames), lambda index: views_of(frames[index], size)._asdict(), settings, progress, save_every)
+    return FrameCache(path)
+
+
+def store(
+    path: str | Path,
+    count: int,
+    make: Callable[[int], Mapping[str, np.ndarray]],
+    settings: Mapping[str, Any],
+    progress: Callable[[int], None] = lambda done: None,
+    save_every: int = 8,
+) -> None:
+    """Write named arrays of ``count`` items, all of one shape, to ``path``; goes on where an interrupted call stopped.
 
     settings: what the items depend on, plain values; a folder of other settings is refused with ``ValueError``.
     progress: receives the number of items that are done. save_every: items between two saved states.
     """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    wanted = json.loads(json.dumps({**settings, "size": size, "items": len(frames)}))
+    wanted = json.loads(json.dumps({**settings, "items": count}))
     done, state = path / "done.json", path / "building.json"
     if done.is_file():
         _require_same(json.loads(done.read_text()), wanted, path)
-        return FrameCache(path)
+        return
     started = json.loads(state.read_text()) if state.is_file() else None
     if started is not None:
         _require_same(started["settings"], wanted, path)
     first = 0 if started is None else int(started["items"])
     arrays: dict[str, np.memmap] = {}
-    for index in range(first, len(frames)):
-        views = views_of(frames[index], size)
-        arrays = arrays or _open(path, views, len(frames), "w+" if first == 0 else "r+")
-        for name, value in zip(Views._fields, views, strict=True):
+    for index in range(first, count):
+        values = make(index)
+        arrays = arrays or _open(path, values, count, "w+" if first == 0 else "r+")
+        for name, value in values.items():
             arrays[name][index] = value
         if (index + 1) % save_every == 0:
             _flush(arrays)
@@ -132,11 +150,9 @@ def build(
         progress(index + 1)
     _flush(arrays)
     done.write_text(json.dumps(wanted))
-    return FrameCache(path)
 
 
-def _open(path: Path, views: Views, items: int, mode: str) -> dict[str, np.memmap]:
-    arrays: dict[str, np.ndarray] = views._asdict()
+def _open(path: Path, arrays: Mapping[str, np.ndarray], items: int, mode: str) -> dict[str, np.memmap]:
     return {
         name: np.lib.format.open_memmap(path / f"{name}.npy", mode=mode, dtype=value.dtype, shape=(items, *value.shape))
         for name, value in arrays.items()

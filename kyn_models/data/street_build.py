@@ -22,13 +22,15 @@ class StreetOptions:
     """What kind of street.
 
     drive_m: length of the drive; step_m: (least, most) distance between frames, metres.
-    style: how it is built; ``any`` draws one. sway: strength of the car body's motion (1: about 0.5 degrees).
+    style: how it is built; ``any`` draws one. traffic: how much moves in it, 1 as usual.
+    sway: strength of the car body's motion (1: about 0.5 degrees).
     threads: threads of its renderer, None for one per core (does not change the result).
     """
 
     drive_m: float = 60.0
     step_m: tuple[float, float] = (0.7, 1.2)
     style: Literal["any", "residential", "terraced", "avenue", "open"] = "any"
+    traffic: float = 1.0
     sway: float = 1.0
     threads: int | None = None
 
@@ -37,6 +39,8 @@ class StreetOptions:
             raise ValueError(f"street.drive_m: got {self.drive_m}, expected 1 to {MOST_METRES:.0f} metres")
         if not 0.0 < self.step_m[0] <= self.step_m[1]:
             raise ValueError(f"street.step_m: got {self.step_m}, expected (least, most) above 0")
+        if not 0.0 <= self.traffic <= 20.0:
+            raise ValueError(f"street.traffic: got {self.traffic}, expected 0 to 20")
         if self.style not in ("any", *STYLES):
             raise ValueError(f"street.style: got '{self.style}', expected any or one of {STYLES}")
 
@@ -52,7 +56,7 @@ def make_street(seed: int, options: StreetOptions | None = None) -> Street:
         street_layout.build_side(layout, side)
     street_layout.build_background(layout)
     street_layout.build_furniture(layout)
-    street_layout.build_parking(layout)
+    street_layout.build_parking(layout, options.traffic)
     light = draw_light(weather)
     paint = draw_paint(weather, layout.half_m(1), layout.pavement_m, layout.verge_m)
     step = motion.uniform(*options.step_m)

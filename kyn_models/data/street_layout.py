@@ -270,8 +270,8 @@ def build_furniture(layout: Layout) -> None:
                 layout.put("clutter", buildings.clutter(rng), x, side * off, rng.uniform(0, 6.28))
 
 
-def build_parking(layout: Layout) -> None:
-    """Rows of parked cars; decides where the own car drives between them (``ego_lateral_m``)."""
+def build_parking(layout: Layout, traffic: float) -> None:
+    """Rows of parked cars; decides where the own car drives between them (``ego_lateral_m``), then what moves."""
     rng = layout.rng
     bounds = [layout.half_m(1), layout.half_m(-1)]
     density = rng.choice((0.0, 0.15, 0.45, 0.85), p=(0.1, 0.35, 0.35, 0.2))
@@ -304,7 +304,7 @@ def build_parking(layout: Layout) -> None:
         layout.ego_lateral_m = right + rng.uniform(1.35, min(2.0, (left - right) / 2 - 0.9))
     else:
         layout.ego_lateral_m = (left + right) / 2 + rng.uniform(-0.15, 0.15)
-    _traffic(layout, left, right)
+    _traffic(layout, left, right, traffic)
 
 
 def _move(layout: Layout, kind: str, rows: Float64Array, start: float, d: float, speed: float, z: float) -> None:
@@ -314,22 +314,29 @@ def _move(layout: Layout, kind: str, rows: Float64Array, start: float, d: float,
     layout.movers.append(Mover(rows, start, d, speed, z, instance))
 
 
-def _traffic(layout: Layout, left: float, right: float) -> None:
-    """Oncoming and leading vehicles where the road is wide enough for them, cyclists, people on the pavements."""
+def _traffic(layout: Layout, left: float, right: float, traffic: float) -> None:
+    """Oncoming and leading vehicles where the road is wide enough for them, cyclists, people on the pavements.
+
+    traffic: how much of it, 1 as most streets have it.
+    """
     rng, ego = layout.rng, layout.ego_lateral_m
-    if left - ego > 3.1 and rng.random() < 0.65:
+
+    def happens(usual: float) -> bool:
+        return bool(rng.random() < 1 - (1 - usual) ** traffic)
+
+    if left - ego > 3.1 and happens(0.65):
         x = rng.uniform(5, 60)
         for _ in range(int(rng.integers(1, 4))):
             rows = vehicles.van(rng) if rng.random() < 0.15 else vehicles.car(rng)
             _move(layout, "car", rows, x, min(left - 1.1, ego + 3.2), -rng.uniform(5, 13), 0.0)
             x += rng.uniform(12, 50)
-    if rng.random() < 0.35:
+    if happens(0.35):
         _move(layout, "car", vehicles.car(rng), rng.uniform(9, 45), ego, 12.5 * rng.uniform(1.0, 1.2), 0.0)
-    if left - ego > 1.9 and rng.random() < 0.3:
+    if left - ego > 1.9 and happens(0.3):
         _move(layout, "cyclist", vehicles.cyclist(rng), rng.uniform(12, 80), left - 0.45, -rng.uniform(3, 6), 0.0)
-    if ego - right > 1.9 and rng.random() < 0.25:
+    if ego - right > 1.9 and happens(0.25):
         _move(layout, "cyclist", vehicles.cyclist(rng), rng.uniform(10, 60), right + 0.4, rng.uniform(3, 6), 0.0)
-    for _ in range(rng.poisson(2.5)):
+    for _ in range(rng.poisson(2.5 * traffic)):
         side = int(rng.choice((1, -1)))
         d = side * (layout.outside_m(side) - rng.uniform(0.25, 0.9))
         x, speed = rng.uniform(-10, layout.drive_m + 60), rng.choice((-1, 1)) * rng.uniform(0.8, 1.7)

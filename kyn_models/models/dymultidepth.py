@@ -168,14 +168,19 @@ class DyMultiDepth(nn.Module):
             raise ValueError("neighbours: got none, expected at least one; without any ask mono_inverse_depths")
         return plane_sweep.cost_volume(image, k, neighbours, neighbour_from_key, neighbour_k, self.depths(image))
 
-    def inverse_depths(self, image: Tensor, cost: Tensor) -> InverseDepths:
-        """Both branches at all scales. cost: of ``cost_volume``, or another that says the same."""
+    def inverse_depths(self, image: Tensor, cost: Tensor, kept: Tensor | None = None) -> InverseDepths:
+        """Both branches at all scales. cost: of ``cost_volume``, or another that says the same.
+
+        kept: (B, 1, H, W) 1 where fused cues stay and 0 where training takes them away; None for all of them.
+        """
         features = self._features(image)
         mono = self._mono(image, features)
         with torch.no_grad():
             depth = (1 / mono[0]).clamp(*PSEUDO_RANGE_M)
             pseudo = plane_sweep.pseudo_cost(depth, self.depths(depth))
         cues = self.fusion_module(pseudo, cost)
+        if kept is not None:
+            cues = cues * kept
         fused = self.depth_module(torch.cat([cues, image], dim=1), features)
         return InverseDepths(self._in_range(fused), mono)
 

@@ -26,7 +26,8 @@ from kyn_models.stamp_order import StampOrder
 from kyn_ros import mount, odometry, params
 from kyn_ros.diagnostics import FrameLog, model_status, mount_status
 from kyn_ros.pairing import Pairing
-from kyn_ros.params import PerceptionParameters, ReplayParameters
+from kyn_ros.params import PerceptionParameters
+from kyn_ros.replay_params import ReplayParameters
 from kyn_ros.worker import Cancelled, Worker, wait_for, wait_until
 
 CONFIG = Path(__file__).resolve().parents[2] / "config" / "ros"

@@ -1,0 +1,60 @@
+"""The demo with a model of several frames, on a KITTI odometry sequence: poses, neighbours, fused grid, pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("mcap_ros2", reason="the recording is read with the package mcap-ros2-support")
+
+from mcap_ros2.reader import read_ros2_messages
+
+from kyn_models.views import FRUSTUM_COLOUR
+
+
+@pytest.fixture(scope="module")
+def demo(shared_data: Path, tiny_frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, "-m", "kyn_ros.cli", "demo", "--data", str(shared_data / "kitti_odometry")]
+    environment = {name: value for name, value in os.environ.items() if name != "ROS_DOMAIN_ID"}
+    done = subprocess.run(
+        [*command, "--model", str(tiny_frames), "--out", str(out)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return out
+
+
+def test_every_image_is_answered_and_the_last_ones_with_neighbours(demo: Path) -> None:
+    found: dict[str, list] = {}
+    for item in read_ros2_messages(str(next((demo / "recording").glob("*.mcap")))):
+        found.setdefault(item.channel.topic.lstrip("/"), []).append(item.ros_msg)
+    for topic in ("image", "odom", "occupancy_grid", "occupancy_grid_fused", "depth/image_rect", "points"):
+        assert len(found[topic]) == 4, topic
+    assert {message.header.frame_id for message in found["occupancy_grid_fused"]} == {"odom"}
+    statuses = [status for message in found["diagnostics"] for status in message.status]
+    counts = [
+        {pair.key: pair.value for pair in status.values} for status in statuses if status.name.endswith(": frames")
+    ]
+    # Frames 0 and 168 stand alone, 17 s apart; 169 has one neighbour, 170 two.
+    assert counts[-1]["mode"].startswith("past")
+    assert counts[-1]["alone: first frame"] == "2" and counts[-1]["answered with 1 neighbours"] == "1"
+
+
+def test_pictures_show_the_fused_grid(demo: Path) -> None:
+    pictures = [cv2.imread(str(path))[..., ::-1] for path in sorted((demo / "frames").glob("*.png"))]
+    assert len(pictures) == 4 and json.loads((demo / "summary.json").read_text())["video_frames"] == 4
+    for picture in pictures:
+        side = min(picture.shape[0] - 24, 560)
+        vehicle = picture[24 : 24 + side, -side:][side // 2 - 5 : side // 2 + 5, side // 2 - 5 : side // 2 + 5]
+        assert (np.abs(vehicle.astype(int) - FRUSTUM_COLOUR).sum(axis=-1) < 30).sum() > 20
