@@ -43,8 +43,8 @@ STREETS = StreetsOptions(
 CONFIG = TrainConfig(
     {"channels_enc": [8, 8, 16, 16, 16], "channels_dec": [16, 16, 16, 8, 8, 8], "fused_channels": 8},
     family="dymultidepth",
-    frames=PosedDataConfig(streets=STREETS),
-    held_out_frames=PosedDataConfig(streets=STREETS, limit=3),
+    frames=PosedDataConfig(streets=STREETS, cache=True),
+    held_out_frames=PosedDataConfig(streets=STREETS, limit=3, cache=True),
     depth_loss=DepthLossConfig(images=4, farthest_m=100.0, dropout=0.1, sweep="compiled"),
     loop=LOOP,
     imagenet=False,
