@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from kyn_models import ranks
 
@@ -23,19 +24,23 @@ CLOSE_M = 0.005
 EASY = 0.25
 """Share of the triples, those that agree best, that teach nothing."""
 
+Points = tuple[Tensor, Tensor, Tensor]
+"""x, y, z."""
+
 
 def log_depth_loss(inverse: Tensor, target: Tensor) -> Tensor:
     """10 sqrt(variance + 0.15 mean^2) of log(depth) - log(true depth) over all known pixels of the whole batch.
 
-    inverse, target: (B, 1, H, W) 1 / metres, target 0 where unknown. The batch is that of all processes together.
+    inverse: (B, 1, h, w) 1 / metres, enlarged by the nearest pixel to the size of target: (B, 1, H, W), 0 where
+    unknown. The batch is that of all processes together.
     The variance says how well depths fit each other, the mean how well they fit the metre.
     """
     known = target > 0
-    difference = torch.where(known, target, 1.0).log() - torch.where(known, inverse, 1.0).log()
-    difference = difference.double()
-    count, added = ranks.total(torch.stack([known.sum().double(), difference.sum()])).unbind()
+    answer = functional.interpolate(inverse.float().log(), target.shape[2:], mode="nearest")
+    difference = torch.where(known, target.where(known, 1.0).log() - answer, 0.0)
+    count, added = ranks.total(torch.stack([known.sum().double(), difference.sum(dtype=torch.double)])).unbind()
     mean = added / count.clamp(min=1)
-    squares = ranks.total((torch.where(known, difference - mean, 0.0) ** 2).sum())
+    squares = ranks.total((torch.where(known, difference - mean.float(), 0.0) ** 2).sum(dtype=torch.double))
     variance = squares / (count - 1).clamp(min=1)
     # The root has no gradient at 0, where nothing is known or all is right.
     return (SCALE * (variance + ABSOLUTE * mean**2).clamp(min=1e-12).sqrt()).float()
@@ -52,23 +57,40 @@ def draw_triples(seeds: Tensor, height: int, width: int) -> Tensor:
     )
 
 
-def virtual_normal_loss(depth: Tensor, truth: Tensor, k: Tensor, triples: Tensor) -> Tensor:
-    """How far normals of large triangles lie apart: sum of absolute differences, in the mean over triples and images.
+class VirtualNormals:
+    """How far normals of large triangles between image points lie from the true ones.
 
-    depth: (B, 1, h, w) metres, read at the nearest pixel; truth: (B, 1, H, W) metres, 0 unknown; k: (B, 3, 3) camera
-    matrices of the H x W images; triples: of ``draw_triples``. As published the rays start at the middle of the image,
-    whatever the principal point, and the quarter of triples that agree best teaches nothing; there that quarter is
-    taken from all images of a batch together, here from each alone, so that a batch can be divided.
+    truth: (B, 1, H, W) metres, 0 unknown; k: (B, 3, 3) camera matrices of these images; triples: of ``draw_triples``.
+    As published the rays start at the middle of the image, whatever the principal point.
     """
-    height, width = truth.shape[2:]
-    rows, columns = triples // width, triples % width
-    triangles = _points(truth.flatten(1), triples, rows, columns, k, height, width)
-    coarse = rows * depth.shape[2] // height * depth.shape[3] + columns * depth.shape[3] // width
-    found = _points(depth.float().flatten(1), coarse, rows, columns, k, height, width)
-    error = (_normals(found) - _normals(triangles)).abs().sum(dim=-1)
-    usable = _usable(triangles)
-    losses = [_hard(error[index][usable[index]]) for index in range(len(error))]
-    return torch.stack(losses).mean()
+
+    def __init__(self, truth: Tensor, k: Tensor, triples: Tensor) -> None:
+        height, width = truth.shape[2:]
+        self._shape = height, width
+        self._rows, self._columns = triples // width, triples % width
+        self._x = (self._columns - width // 2) / k[:, 0, 0, None, None]
+        self._y = (self._rows - height // 2) / k[:, 1, 1, None, None]
+        points = self._points(truth)
+        self._usable, self._normals = _usable(*points), _normals(*points)
+
+    def loss(self, depth: Tensor) -> Tensor:
+        """Sum of absolute differences, in the mean over triangles, then images; depth: (B, 1, h, w) metres, of any part
+        of the size, read at the nearest pixel.
+
+        The quarter of the triangles that agree best teaches nothing. As published it is taken from all images of a
+        batch together, here from each alone, so that a batch can be divided.
+        """
+        found = _normals(*self._points(depth.float()))
+        error = sum((a - b).abs() for a, b in zip(found, self._normals, strict=True))
+        assert isinstance(error, Tensor)
+        return torch.stack([_hard(error[index][self._usable[index]]) for index in range(len(error))]).mean()
+
+    def _points(self, depth: Tensor) -> Points:
+        height, width = self._shape
+        rows, columns = self._rows * depth.shape[2] // height, self._columns * depth.shape[3] // width
+        places = (rows * depth.shape[3] + columns).flatten(1)
+        z = depth.flatten(1).gather(1, places).view(self._rows.shape)
+        return self._x * z, self._y * z, z
 
 
 def _hard(error: Tensor) -> Tensor:
@@ -76,29 +98,26 @@ def _hard(error: Tensor) -> Tensor:
     return error.sort().values[int(EASY * len(error)) :].mean() if len(error) else error.sum()
 
 
-def _points(depth: Tensor, places: Tensor, rows: Tensor, columns: Tensor, k: Tensor, height: int, width: int) -> Tensor:
-    """(B, 3, T, 3) corners of the triangles in metres; depth: (B, pixels)."""
-    z = depth.gather(1, places.flatten(1)).view(places.shape)
-    x = (columns - width // 2) / k[:, 0, 0, None, None] * z
-    y = (rows - height // 2) / k[:, 1, 1, None, None] * z
-    return torch.stack([x, y, z], dim=-1)
+def _sides(corners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One coordinate of the three sides of triangles, (B, T) each."""
+    first, second, third = corners.unbind(1)
+    return second - first, third - first, third - second
 
 
-def _normals(points: Tensor) -> Tensor:
-    """(B, T, 3) unit normals of triangles (B, 3, T, 3)."""
-    first, second, third = points.unbind(1)
-    normal = torch.linalg.cross(second - first, third - first)
-    return normal / normal.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+def _normals(x: Tensor, y: Tensor, z: Tensor) -> Points:
+    """Unit normals of triangles, three coordinates (B, T); 0 where there is none."""
+    (ax, bx, _), (ay, by, _), (az, bz, _) = _sides(x), _sides(y), _sides(z)
+    normal = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
+    length = (normal[0] ** 2 + normal[1] ** 2 + normal[2] ** 2).clamp(min=1e-12).sqrt()
+    return normal[0] / length, normal[1] / length, normal[2] / length
 
 
-def _usable(points: Tensor) -> Tensor:
+def _usable(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     """(B, T) bool: true triangles whose corners are known, not in one line and not all close to each other."""
-    first, second, third = points.unbind(1)
-    sides = torch.stack([second - first, third - first, third - second], dim=2)
-    lengths = sides.norm(dim=-1)
-    cosines = torch.einsum("btik,btjk->btij", sides, sides) / (lengths[..., :, None] * lengths[..., None, :] + 1e-8)
-    # A side is parallel to itself: three of the nine always are.
-    line = (cosines.abs() > ALIKE).sum(dim=(2, 3)) > 3
-    close = (sides.abs() < CLOSE_M).any(dim=2).all(dim=-1)
-    known = (points[..., 2] > 1e-4).all(dim=1)
-    return known & ~line & ~close
+    sides = torch.stack([torch.stack(_sides(part)) for part in (x, y, z)])
+    lengths = (sides**2).sum(dim=0).sqrt()
+    line = torch.zeros_like(lengths[0], dtype=torch.bool)
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        line |= (sides[:, a] * sides[:, b]).sum(dim=0).abs() > ALIKE * (lengths[a] * lengths[b] + 1e-8)
+    close = (sides.abs() < CLOSE_M).any(dim=1).all(dim=0)
+    return (z > 1e-4).all(dim=1) & ~line & ~close

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from kyn_models import ranks
 from kyn_models.data.depth_items import DepthItem, DepthItems
-from kyn_models.depth_losses import draw_triples, log_depth_loss, virtual_normal_loss
+from kyn_models.depth_losses import VirtualNormals, draw_triples, log_depth_loss
 from kyn_models.networks import plane_sweep
 from kyn_models.runtimes.sweep import CompiledSweep
 from kyn_models.train import Batch
@@ -131,19 +131,16 @@ def multi_frame_loss(model: nn.Module, batch: Batch, config: DepthLossConfig) ->
     Every one is the sum over the four scales, coarse maps enlarged by their nearest pixel.
     """
     image, target = batch["images"][:, 0], batch["target"]
-    size = target.shape[2:]
     found = model.inverse_depths(image, _cost(model, batch), dropped(batch["seeds"], image, config.dropout))
-    triples = draw_triples(batch["seeds"], *size).to(image.device)
     near = (target > 0) & ~batch["sky"]
     truth = torch.where(near, 1 / torch.where(near, target, 1.0), 0.0)
+    triples = draw_triples(batch["seeds"], *target.shape[2:]).to(image.device)
+    normals = VirtualNormals(truth, batch["k"][:, 0], triples)
     terms = {}
     for name, maps in (("fused", found.fused), ("mono", found.mono)):
-        maps = [scale.float() for scale in maps]
-        whole = [functional.interpolate(scale, size, mode="nearest") for scale in maps]
-        terms[name] = config.depth * torch.stack([log_depth_loss(scale, target) for scale in whole]).sum()
+        terms[name] = config.depth * torch.stack([log_depth_loss(scale, target) for scale in maps]).sum()
         if config.normals > 0:
-            normals = [virtual_normal_loss(1 / scale, truth, batch["k"][:, 0], triples) for scale in maps]
-            terms[f"{name} normals"] = config.normals * torch.stack(normals).sum()
+            terms[f"{name} normals"] = config.normals * torch.stack([normals.loss(1 / scale) for scale in maps]).sum()
     return terms
 
 

@@ -10,10 +10,11 @@ import torch
 
 from kyn_models.artifact import Artifact
 from kyn_models.models.loading import fill, load_model
+from kyn_models.networks.efficientnet import EfficientNetB5Encoder
 from kyn_models.networks.efficientnet_lite import EfficientNetLite0Encoder
 from kyn_models.networks.resnet import ResnetEncoder
 
-TRUNKS = (ResnetEncoder, EfficientNetLite0Encoder)
+TRUNKS = (ResnetEncoder, EfficientNetLite0Encoder, EfficientNetB5Encoder)
 
 
 def start_from_artifact(model: Any, path: str, labels: tuple[str, ...]) -> None:

@@ -96,7 +96,8 @@ class Trainer:
             name: value.detach() if name in self._frozen else value.detach().clone()
             for name, value in model.state_dict().items()
         }
-        self.optimiser = torch.optim.AdamW(self._groups(), lr=loop.learning_rate, weight_decay=loop.weight_decay)
+        rate, decay, amsgrad = loop.learning_rate, loop.weight_decay, loop.amsgrad
+        self.optimiser = torch.optim.AdamW(self._groups(), lr=rate, weight_decay=decay, amsgrad=amsgrad)
         self._late = self._asked = False
         self.state = _State()
         self._training_mode()

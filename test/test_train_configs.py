@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,3 +119,37 @@ def test_the_streets_are_learnt_from_views_alone() -> None:
     assert config.data is not None and config.data.layout == "streets" and config.held_out is None
     assert config.data.streets.first_seed + config.data.streets.streets < config.validation.first_seed
     assert config.view_loss.sample_mode == "kitti360-mono" and config.start_density > 0
+
+
+@pytest.mark.parametrize(("encoder", "frozen"), [("resnet18", ("_feature_extractor.",)), ("efficientnet_b5", ())])
+def test_values_of_multi_frame_depth_are_the_published_ones(encoder: str, frozen: tuple[str, ...]) -> None:
+    config = load(f"dymultidepth_{encoder}.yaml")
+    loop, loss, frames, held_out = config.loop, config.depth_loss, config.frames, config.held_out_frames
+    assert frames is not None and held_out is not None
+    assert frames.odometry.sequences == ("01", "02", "06", "08", "09", "10")
+    assert held_out.odometry.sequences == ("00", "04", "05", "07") and held_out.per_sequence == 32
+    for data in (frames, held_out):
+        assert (data.layout, data.size, data.limit) == ("kitti_odometry", (256, 512), 0)
+        assert (data.odometry.offsets, data.odometry.poses, data.odometry.margin) == ((-1, 1), "dvso", 5)
+    # Frames of these sequences without the ends, 80 times, in batches of 8.
+    epoch = math.ceil(sum(length - 10 for length in (1101, 4661, 1101, 4071, 1591, 1201)) / loss.images)
+    assert (loop.steps, loop.decay_every, loss.images) == (80 * epoch, 65 * epoch, 8)
+    assert (loop.learning_rate, loop.schedule, loop.decay, loop.encoder_rate) == (1e-4, "step", 0.1, 1.0)
+    assert loop.amsgrad and loop.weight_decay == loop.warmup == loop.clip == loop.average == 0
+    assert (loss.depth, loss.normals, loss.dropout, loss.farthest_m) == (2 * 0.5 * 4, 1.0, 0.0, 0.0)
+    assert loss.flip and loss.jitter and config.imagenet and config.frozen == frozen
+    model = make_config(config.family, config.model, encoder)
+    assert (model.encoder, model.fusion, model.depth_steps, model.fused_channels) == (encoder, "cross_cue", 32, 32)
+    assert (model.channels_enc, model.channels_dec) == ((48, 64, 128, 192, 256), (256, 128, 64, 48, 32, 24))
+    assert (model.z_near, model.z_far) == (1 / 0.33, 400.0)
+
+
+def test_a_file_of_streets_trains_on_others_than_it_validates_on() -> None:
+    config = load("dymultidepth_streets.yaml")
+    assert config.frames is not None and config.held_out_frames is not None
+    seeds = [
+        range(data.streets.first_seed, data.streets.first_seed + data.streets.streets)
+        for data in (config.frames, config.held_out_frames)
+    ]
+    assert not set(seeds[0]) & set(seeds[1])
+    assert config.frames.size == config.held_out_frames.size

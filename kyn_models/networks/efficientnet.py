@@ -12,6 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kyn_models.networks.efficientnet_lite import SameConv2d
+from kyn_models.networks.imagenet import imagenet_weights
+
+IMAGENET = (
+    "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/tf_efficientnet_b5_ap-9e82fae8.pth"
+)
+"""The published ImageNet weights (Apache-2.0, by adversarial propagation), with the start of their SHA-256."""
+CLASSIFIER = "classifier."
+"""What their file holds beyond the trunk."""
 
 STAGES = (
     # expansion, kernel, stride, channels, blocks
@@ -125,3 +133,11 @@ class EfficientNetB5Encoder(nn.Module):
         """image: (B, 3, H, W) in 0..1, H and W multiples of 8."""
         mean, deviation = (image.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
         return self.original_model((image - mean) / deviation)
+
+    def load_imagenet(self) -> None:
+        """Load the published ImageNet weights from torch's cache, where they are downloaded to once.
+
+        Raises ``OSError`` where they are not there and cannot be downloaded.
+        """
+        weights = imagenet_weights(IMAGENET)
+        self.original_model.load_state_dict({k: v for k, v in weights.items() if not k.startswith(CLASSIFIER)})

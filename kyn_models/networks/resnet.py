@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+
+from kyn_models.networks.imagenet import imagenet_weights
 
 IMAGENET = {18: "resnet18-f37072fd.pth", 34: "resnet34-b627a593.pth", 50: "resnet50-0676ba61.pth"}
 """Files of torchvision's first ImageNet weights, with the start of their SHA-256."""
@@ -106,13 +107,5 @@ class ResnetEncoder(nn.Module):
 
         Raises ``OSError`` where they are not there and cannot be downloaded.
         """
-        name = IMAGENET[self.layers]
-        url = f"https://download.pytorch.org/models/{name}"
-        try:
-            weights = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
-        except OSError as error:
-            folder = f"{torch.hub.get_dir()}/checkpoints"
-            raise OSError(
-                f"{url}: could not be downloaded ({error}); put that file into {folder}, or set imagenet to false"
-            ) from error
-        self.encoder.load_state_dict(weights)
+        url = f"https://download.pytorch.org/models/{IMAGENET[self.layers]}"
+        self.encoder.load_state_dict(imagenet_weights(url))
