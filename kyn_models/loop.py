@@ -31,7 +31,8 @@ class LoopConfig:
     steps: optimiser steps in all. learning_rate: peak, after ``warmup`` steps. schedule: ``cosine`` falls to 0 along a
     half cosine; ``step`` is multiplied by ``decay`` after every ``decay_every`` steps, as published.
     encoder_rate: factor on it for parameters whose name starts with ``encoder_prefix`` (pretrained layers).
-    weight_decay: of AdamW, which is Adam where it is 0. amsgrad: its variant that keeps the largest steps small. clip: longest gradient (0: as long as it is).
+    weight_decay: of AdamW, which is Adam where it is 0. amsgrad: its variant that keeps the largest steps small.
+    clip: longest gradient (0: as long as it is).
     average: decay of the moving average of the weights, which is what is validated and shipped (0: none).
     norms: ``batch`` normalises by each batch and learns statistics (of all processes together on GPUs), ``kept`` uses
     those of the pretrained weights, so that a step does not depend on how its batch is split.

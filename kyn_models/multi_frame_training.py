@@ -94,7 +94,7 @@ def mirrored(item: DepthItem) -> DepthItem:
     return DepthItem(
         np.ascontiguousarray(item.images[:, :, ::-1]),
         k,
-        mirror @ item.neighbour_from_key @ mirror,
+        (mirror @ item.neighbour_from_key @ mirror).astype(np.float32),
         np.ascontiguousarray(item.depth_m[:, ::-1]),
         np.ascontiguousarray(item.moving[:, ::-1]),
     )
@@ -119,7 +119,8 @@ def _tensors(item: DepthItem, config: DepthLossConfig, depths: Tensor) -> dict[s
 
 def compiled_cost(item: DepthItem, depths: Tensor) -> Tensor:
     """(D, H, W) cost volume of an item by the compiled loop; threads take turns."""
-    sweep = CompiledSweep(*item.images.shape[1:3], depths.numpy())
+    height, width = item.images.shape[1:3]
+    sweep = CompiledSweep(height, width, depths.numpy())
     with _compiled:
         swept = sweep(item.images[0], item.images[1:], item.k[0], item.k[1:], item.neighbour_from_key)
     return torch.from_numpy(swept.volume)

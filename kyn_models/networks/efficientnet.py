@@ -14,9 +14,7 @@ from torch.nn import functional
 from kyn_models.networks.efficientnet_lite import SameConv2d
 from kyn_models.networks.imagenet import imagenet_weights
 
-IMAGENET = (
-    "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/tf_efficientnet_b5_ap-9e82fae8.pth"
-)
+IMAGENET = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/tf_efficientnet_b5_ap-9e82fae8.pth"
 """The published ImageNet weights (Apache-2.0, by adversarial propagation), with the start of their SHA-256."""
 CLASSIFIER = "classifier."
 """What their file holds beyond the trunk."""

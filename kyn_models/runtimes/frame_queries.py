@@ -67,7 +67,7 @@ def camera_matrix(camera: CanonicalCamera) -> Float32Array:
 def check_frames(frames: FramesInput, image_shape: tuple[int, int], wanted: frozenset[str]) -> None:
     """Raises ``ValueError`` as ``FramesRuntime`` says. image_shape: (H, W) of the artifact."""
     count = len(frames.neighbours)
-    expected = {
+    expected: dict[str, tuple[np.ndarray, tuple[int, ...]]] = {
         "image": (frames.image, (*image_shape, 3)),
         "neighbours": (frames.neighbours, (count, *image_shape, 3)),
         "k": (frames.k, (3, 3)),
