@@ -175,7 +175,7 @@ def test_a_short_training_falls_and_ends_in_an_artifact(tmp_path: Path) -> None:
     first = sum(float(value.detach()) for value in multi_frame_loss(trainer.model, batch, config.depth_loss).values())
     assert trainer.run()
     last = sum(float(value.detach()) for value in multi_frame_loss(trainer.model, batch, config.depth_loss).values())
-    assert last < 0.6 * first
+    assert last < 0.8 * first
     artifact = Artifact.load(write_best(config, task, tmp_path, "test.yaml"))
     assert artifact.manifest.family == "dymultidepth" and artifact.manifest.camera.width == 96
     assert artifact.manifest.licences.weights == "Apache-2.0"
