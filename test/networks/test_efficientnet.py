@@ -59,3 +59,36 @@ def test_a_shortcut_only_where_the_shape_stays() -> None:
         found = block(x)
         assert found.shape == (1, channels, 6 // stride, 8 // stride)
         assert torch.equal(found, x) if kept else not found.any()
+
+
+def test_imagenet_weights_are_those_of_the_trunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, encoder = EfficientNetB5Encoder(), EfficientNetB5Encoder()
+    seed_by_name(source)
+    published = {
+        **source.original_model.state_dict(),
+        "classifier.weight": torch.zeros(2),
+        "classifier.bias": torch.ones(2),
+    }
+    asked: list[str] = []
+
+    def stored(url: str, **options: object) -> dict[str, torch.Tensor]:
+        asked.append(url)
+        return published
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", stored)
+    encoder.load_imagenet()
+    assert asked[0].endswith("/tf_efficientnet_b5_ap-9e82fae8.pth")
+    for name, value in source.state_dict().items():
+        assert torch.equal(encoder.state_dict()[name], value), name
+    del published["conv_stem.weight"]
+    with pytest.raises(RuntimeError, match=r"conv_stem\.weight"):
+        encoder.load_imagenet()
+
+
+def test_imagenet_weights_that_cannot_be_had_are_said_with_the_place_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(url: str, **options: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
+    with pytest.raises(OSError, match=r"no route to host.*put that file into .*checkpoints, or set imagenet to false"):
+        EfficientNetB5Encoder().load_imagenet()
