@@ -172,6 +172,32 @@ def test_command_on_real_frames(
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_command_on_kitti360(tiny_artifact: Path, shared_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cloud.ply"
+    command = ["cloud", "--data", str(shared_data / "kitti360"), "--model", str(tiny_artifact), "--out", str(out)]
+    assert cli.main([*command, "--every", "100", "--far", "400", "--edge", "10", "--step", "4", "--voxel", "0"]) == 0
+    found = read_ply(out)
+    assert len(found.xyz) > 10 and (np.abs(found.xyz) < 1000).all()
+
+
+def test_command_with_a_model_of_several_frames(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="making an artifact needs the train extra")
+    from kyn_models.models.dymultidepth import DyMultiDepthConfig
+    from kyn_models.models.seeded import seeded_frames, write_seeded_frames
+
+    model = write_seeded_frames(
+        tmp_path / "tiny", seeded_frames(DyMultiDepthConfig(depth_steps=8)), False, 128, 64
+    ).path
+    command = ["cloud", "--data", str(shared_data / "kitti_odometry"), "--layout", "kitti_odometry", "--edge", "10"]
+    command += ["--model", str(model), "--runtime", "torch", "--out", str(tmp_path / "cloud.ply"), "--start", "168"]
+    assert cli.main([*command, "--near", "0", "--far", "500", "--voxel", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "points of 2 frames" in out and "1 of these frames had no neighbours" in out
+    assert len(read_ply(tmp_path / "cloud.ply").xyz) > 1000
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
