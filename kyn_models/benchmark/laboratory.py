@@ -70,15 +70,20 @@ class Laboratory(AbstractContextManager):
         return Rates(**json.loads(done.stdout))
 
     def _run(self, module: str, argument: str) -> subprocess.CompletedProcess:
-        threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-        root = str(Path(__file__).resolve().parents[2])
-        environment = {
-            **os.environ,
-            **dict.fromkeys(threads, str(self._cores)),
-            "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-        }
-        command = [sys.executable, "-m", module, argument]
-        return subprocess.run(command, env=environment, capture_output=True, text=True)
+        return run_module(module, argument, self._cores)
+
+
+def run_module(module: str, argument: str, cores: int) -> subprocess.CompletedProcess:
+    """``python -m module argument`` of this very package, whose libraries use so many threads; its output as text."""
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {
+        **os.environ,
+        **dict.fromkeys(threads, str(cores)),
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+    }
+    command = [sys.executable, "-m", module, argument]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 def grid_in_view(voxels: int) -> VoxelGridSpec:

@@ -16,11 +16,13 @@ from kyn_models.benchmark.images import BenchmarkImages, add_image_arguments, lo
 from kyn_models.benchmark.laboratory import ONE_MILLION, Laboratory, grid_in_view, measure_all
 from kyn_models.benchmark.record import check_output, hardware, in_words, write_json
 from kyn_models.cli.eval import print_table
+from kyn_models.models import FRAME_FAMILIES
 from kyn_models.predictor import check_family
 from kyn_models.runtimes import RUNTIMES
 from kyn_models.runtimes.queries import PRECISIONS, Precision
 from kyn_models.types import VoxelGridSpec
 
+FRAMES = "dymultidepth_"
 SEEDED_RAYS = (192, 640)
 DEFAULT_RAYS = (96, 320)
 DEFAULT_REPEAT = 10
@@ -39,9 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument(
         "--seeded",
-        choices=("resnet50", "kyn"),
-        help="instead: bts with this encoder, or kyn, as published, weights that follow from their names (they mean "
-        "nothing), 192x640 rays (kyn: 96x320), 1,048,576 voxels in view",
+        choices=("resnet50", "kyn", f"{FRAMES}resnet18", f"{FRAMES}efficientnet_b5"),
+        help="instead: bts with this encoder, kyn or dymultidepth, as published, weights that follow from their names "
+        "(they mean nothing), 192x640 rays (kyn: 96x320), 1,048,576 voxels in view",
     )
     add_image_arguments(parser)
     parser.add_argument("--runtime", nargs="+", choices=tuple(RUNTIMES), help="else all that work here")
@@ -66,6 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     cores = _check(args)
     artifact = _artifact(args)
+    if artifact.manifest.family in FRAME_FAMILIES:
+        from kyn_models.cli import bench_frames
+
+        return bench_frames.run(args, artifact, cores)
     images = load_images(args, artifact.manifest.camera)
     cases = _cases(args, artifact, cores)
     print(f"{in_words(hardware(cores))}\n{artifact.name}; {images.source}")
@@ -109,12 +115,16 @@ def _check(args: argparse.Namespace) -> int:
 def _artifact(args: argparse.Namespace) -> Artifact:
     if not args.seeded:
         artifact = Artifact.load(args.model)
-        check_family(artifact)
+        if artifact.manifest.family not in FRAME_FAMILIES:
+            check_family(artifact)
         return artifact
     from kyn_models.models.bts import BtsConfig
+    from kyn_models.models.dymultidepth import DyMultiDepthConfig
     from kyn_models.models.kyn import KynConfig
     from kyn_models.models.seeded import cached_artifact
 
+    if args.seeded.startswith(FRAMES):
+        return cached_artifact(DyMultiDepthConfig(encoder=args.seeded.removeprefix(FRAMES)), 512, 256)
     return cached_artifact(KynConfig() if args.seeded == "kyn" else BtsConfig(encoder=args.seeded))
 
 
