@@ -69,6 +69,12 @@ def test_a_photo_is_answered_by_the_mono_branch(
     assert np.load(tmp_path / "out" / "depth_m.npy").shape == (64, 128)
 
 
+def test_doctor_finds_a_runtime(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor", "--model", model])
+    said = capsys.readouterr().out
+    assert "auto takes torch" in said and "runs the model in float32" in said
+
+
 def test_depth_and_occupancy_are_scored_with_neighbours(
     data: Path, tmp_path: Path, model: str, answered: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
