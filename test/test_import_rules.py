@@ -22,6 +22,8 @@ NUMPY_ONLY = [
         "config",
         "canonical",
         "image_file",
+        "stamp_order",
+        "frame_window",
         "artifact",
         "predictor",
         "predictors",
