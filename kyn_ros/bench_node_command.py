@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from kyn_models.artifact import Artifact, default_artifact
-from kyn_models.benchmark_images import BenchmarkImages, add_image_arguments, load_images
-from kyn_models.benchmark_record import check_output, hardware, in_words, write_json
+from kyn_models.benchmark.images import BenchmarkImages, add_image_arguments, load_images
+from kyn_models.benchmark.record import check_output, hardware, in_words, write_json
 from kyn_models.runtimes import NAMES
 from kyn_models.runtimes.queries import PRECISIONS
 from kyn_ros.processes import ended_by_signals, private_graph, start_node, stop

@@ -22,7 +22,7 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
-from kyn_models.benchmark_record import memory_mb
+from kyn_models.benchmark.record import memory_mb
 from kyn_models.types import Observation
 from kyn_ros import convert
 from kyn_ros.params import TopicQos

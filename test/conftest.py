@@ -67,6 +67,19 @@ def tiny_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_frames(tmp_path_factory.mktemp("artifact") / "tiny_frames").path
 
 
+@pytest.fixture
+def borrowed_engines(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export takes TensorRT's graphs from ``tiny_artifact`` instead of making them, which is two thirds of its time.
+
+    For tests of everything else: that these graphs are the model, test_fused.py and test_engine_build.py prove.
+    """
+    from kyn_models import export as exporting
+    from kyn_models.artifact import ENGINES
+
+    graphs = {name: (tiny_artifact / name).read_bytes() for name in ENGINES.values()}
+    monkeypatch.setattr(exporting, "_engines", lambda *_: graphs)
+
+
 MAY_SKIP = ("ROS 2 installation", "CUDA", "GPU")
 """Words of the reasons that count where KYN_REQUIRE_ROS=1: what no machine without them can run."""
 

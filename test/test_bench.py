@@ -9,13 +9,15 @@ import cv2
 import numpy as np
 import pytest
 
-from kyn_models import benchmark, benchmark_floor, cells, cli
+from kyn_models import cells, cli
 from kyn_models.artifact import KITTI360_CAMERA, TrainingCamera
-from kyn_models.benchmark import STAGES, Outcome, difference, grid_in_view, summary
-from kyn_models.benchmark_case import Case, read_images, write_images
-from kyn_models.benchmark_floor import Work, compare, count_encoder
-from kyn_models.benchmark_images import MOST, pictures, spread, street_images
-from kyn_models.benchmark_machine import Rates
+from kyn_models.benchmark import floor
+from kyn_models.benchmark.case import Case, read_images, write_images
+from kyn_models.benchmark.comparison import STAGES, add_ratios, difference, summary
+from kyn_models.benchmark.floor import Work, compare, count_encoder
+from kyn_models.benchmark.images import MOST, pictures, spread, street_images
+from kyn_models.benchmark.laboratory import Laboratory, Outcome, grid_in_view
+from kyn_models.benchmark.machine import Rates
 from kyn_models.cli import bench as bench_command
 
 SMALL = ["--voxels", "2000", "--depth-rays", "12", "40", "--repeat", "2"]
@@ -100,7 +102,7 @@ def test_memory_floor_and_machine_are_written(report):
     ],
 )
 def test_what_cannot_be_is_said_before_anything_runs(words, sentence, tiny_artifact, folder, capsys, monkeypatch):
-    monkeypatch.setattr(benchmark.Laboratory, "_run", None)
+    monkeypatch.setattr(Laboratory, "_run", None)
     given = [] if "--drive" in words else ["--images", str(folder)]
     assert cli.main(["bench", "--model", str(tiny_artifact), *given, *words]) == 2
     text = capsys.readouterr().err
@@ -199,7 +201,7 @@ def test_ratios_are_to_the_own_float32_encoder_else_to_the_fastest():
     rows = [summary(outcome([[1], [2]])) for _ in range(3)]
     rows[1] |= {"runtime": "b", "stages_ms": {"encode": {"median": 0.5, "p95": 1.0}}}
     rows[2] |= {"runtime": "c", "precision": "float16"}
-    benchmark.add_ratios(rows)
+    add_ratios(rows)
     assert [row["ratio_to"] for row in rows] == ["a float32", "b float32", "b float32"]
     assert [row["decoding_ratio"] for row in rows] == [3.0, 6.0, 6.0]
 
@@ -251,8 +253,8 @@ def test_multiply_adds_of_a_graph(tmp_path):
 def test_without_onnx_the_encoder_is_not_counted(tiny_artifact, monkeypatch):
     from kyn_models.artifact import Artifact
 
-    monkeypatch.setattr(benchmark_floor, "count_encoder", lambda path: None)
-    work = benchmark_floor.count_work(Artifact.load(tiny_artifact), 480, 1000)
+    monkeypatch.setattr(floor, "count_encoder", lambda path: None)
+    work = floor.count_work(Artifact.load(tiny_artifact), 480, 1000)
     assert work["encode"].multiply_adds is None and work["depth"].multiply_adds > 480 * 64 * 16
     rows = compare(work, Rates(1e9, 1e9), {"encode": 1.0, "depth": 1.0, "volume": 1.0})
     assert rows["encode"]["times_the_floor"] is None and "together" not in rows
@@ -264,7 +266,7 @@ def test_the_floor_is_the_longer_of_computing_and_moving():
     assert Work(1e6, 3e6).floor_ms(rates) == pytest.approx(3.0)
 
 
-def test_seeded_models_are_made_once_and_again_where_damaged(tmp_path, monkeypatch):
+def test_seeded_models_are_made_once_and_again_where_damaged(borrowed_engines, tmp_path, monkeypatch):
     for library in ("torch", "safetensors", "onnx", "onnxscript"):
         pytest.importorskip(library, reason="making an artifact needs the train extra")
     from artifacts import TINY
@@ -284,14 +286,14 @@ def test_seeded_models_are_made_once_and_again_where_damaged(tmp_path, monkeypat
 
 
 @pytest.mark.long
-def test_sweep_measures_every_axis(tiny_artifact, folder, tmp_path, monkeypatch):
+def test_sweep_measures_every_axis(tiny_artifact, borrowed_engines, folder, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib", reason="the plot needs the plot extra")
-    from kyn_models import benchmark_sweep
+    from kyn_models.benchmark import sweep
 
     monkeypatch.setenv("KYN_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(benchmark_sweep, "VOXELS", (256, 2048))
-    monkeypatch.setattr(benchmark_sweep, "RAYS", ((6, 20), (12, 40)))
-    monkeypatch.setattr(benchmark_sweep, "IMAGES", ((64, 160), (96, 320)))
+    monkeypatch.setattr(sweep, "VOXELS", (256, 2048))
+    monkeypatch.setattr(sweep, "RAYS", ((6, 20), (12, 40)))
+    monkeypatch.setattr(sweep, "IMAGES", ((64, 160), (96, 320)))
     words = ["bench", "--model", str(tiny_artifact), "--images", str(folder), "--runtime", "onnxruntime", *SMALL]
     json_file, plot = tmp_path / "sweep.json", tmp_path / "sweep.png"
     words += ["--precision", "float32", "--no-plain", "--repeat", "1", "--sweep", str(plot), "--json", str(json_file)]

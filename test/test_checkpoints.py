@@ -196,7 +196,7 @@ def test_tensors_beyond_their_storage_are_refused(tmp_path: Path) -> None:
         official_weights(tmp_path / "lacking.pt", "model", (PREFIX,))
 
 
-def test_import_makes_an_artifact_that_is_the_model(tmp_path: Path, capsys: Any) -> None:
+def test_import_makes_an_artifact_that_is_the_model(tmp_path: Path, borrowed_engines: None, capsys: Any) -> None:
     assert run_import(save(tmp_path / "a.pt"), tmp_path / "out") == 0
     out = capsys.readouterr().out
     for name in ("optimizer", "trainer", "epoch", "renderer.renderer.iter_idx"):

@@ -45,7 +45,7 @@ def recipe_file(path: Path, drive: Path, **changes: dict | str) -> Path:
     return path
 
 
-def test_a_file_becomes_an_artifact_also_after_a_pause(drive: Path, tmp_path: Path, capsys) -> None:
+def test_a_file_becomes_an_artifact_also_after_a_pause(drive: Path, borrowed_engines, tmp_path: Path, capsys) -> None:
     loop = {"steps": 30, "validate_every": 15}
     recipe = recipe_file(tmp_path / "recipe.yaml", drive, loop=loop, data={"cache": True})
     out = tmp_path / "out"

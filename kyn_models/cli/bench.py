@@ -9,17 +9,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from kyn_models import benchmark, benchmark_floor
 from kyn_models.artifact import Artifact, default_artifact
-from kyn_models.benchmark_case import PLAIN, Case
-from kyn_models.benchmark_images import BenchmarkImages, add_image_arguments, load_images
-from kyn_models.benchmark_record import check_output, hardware, in_words, write_json
+from kyn_models.benchmark import comparison, floor
+from kyn_models.benchmark.case import PLAIN, Case
+from kyn_models.benchmark.images import BenchmarkImages, add_image_arguments, load_images
+from kyn_models.benchmark.laboratory import ONE_MILLION, Laboratory, grid_in_view, measure_all
+from kyn_models.benchmark.record import check_output, hardware, in_words, write_json
 from kyn_models.cli.eval import print_table
+from kyn_models.models import FRAME_FAMILIES
 from kyn_models.predictor import check_family
 from kyn_models.runtimes import RUNTIMES
 from kyn_models.runtimes.queries import PRECISIONS, Precision
 from kyn_models.types import VoxelGridSpec
 
+FRAMES = "dymultidepth_"
 SEEDED_RAYS = (192, 640)
 DEFAULT_RAYS = (96, 320)
 DEFAULT_REPEAT = 10
@@ -38,9 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument(
         "--seeded",
-        choices=("resnet50", "kyn"),
-        help="instead: bts with this encoder, or kyn, as published, weights that follow from their names (they mean "
-        "nothing), 192x640 rays (kyn: 96x320), 1,048,576 voxels in view",
+        choices=("resnet50", "kyn", f"{FRAMES}resnet18", f"{FRAMES}efficientnet_b5"),
+        help="instead: bts with this encoder, kyn or dymultidepth, as published, weights that follow from their names "
+        "(they mean nothing), 192x640 rays (kyn: 96x320), 1,048,576 voxels in view",
     )
     add_image_arguments(parser)
     parser.add_argument("--runtime", nargs="+", choices=tuple(RUNTIMES), help="else all that work here")
@@ -65,15 +68,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     cores = _check(args)
     artifact = _artifact(args)
+    if artifact.manifest.family in FRAME_FAMILIES:
+        from kyn_models.cli import bench_frames
+
+        return bench_frames.run(args, artifact, cores)
     images = load_images(args, artifact.manifest.camera)
     cases = _cases(args, artifact, cores)
     print(f"{in_words(hardware(cores))}\n{artifact.name}; {images.source}")
     if args.seeded:
         print("its weights follow from their names: what it sees means nothing, only the speed does")
-    with benchmark.Laboratory(images.observations, cores) as laboratory:
+    with Laboratory(images.observations, cores) as laboratory:
         content = _measure(args, laboratory, artifact, cases)
         if args.sweep:
-            from kyn_models.benchmark_sweep import sweep
+            from kyn_models.benchmark.sweep import sweep
 
             first = next(case for case in cases if case.runtime == content["cases"][0]["runtime"])
             content["sweep"] = sweep(laboratory, artifact, first, args.sweep)
@@ -108,12 +115,16 @@ def _check(args: argparse.Namespace) -> int:
 def _artifact(args: argparse.Namespace) -> Artifact:
     if not args.seeded:
         artifact = Artifact.load(args.model)
-        check_family(artifact)
+        if artifact.manifest.family not in FRAME_FAMILIES:
+            check_family(artifact)
         return artifact
     from kyn_models.models.bts import BtsConfig
+    from kyn_models.models.dymultidepth import DyMultiDepthConfig
     from kyn_models.models.kyn import KynConfig
     from kyn_models.models.seeded import cached_artifact
 
+    if args.seeded.startswith(FRAMES):
+        return cached_artifact(DyMultiDepthConfig(encoder=args.seeded.removeprefix(FRAMES)), 512, 256)
     return cached_artifact(KynConfig() if args.seeded == "kyn" else BtsConfig(encoder=args.seeded))
 
 
@@ -123,8 +134,8 @@ def _cases(args: argparse.Namespace, artifact: Artifact, cores: int) -> list[Cas
         x, y, z = ((bounds[i], bounds[i + 1]) for i in (0, 2, 4))
         spec = VoxelGridSpec(x, y, z, cell)
     else:
-        voxels = args.voxels or (benchmark.ONE_MILLION if args.seeded else None)
-        spec = VoxelGridSpec() if voxels is None else benchmark.grid_in_view(voxels)
+        voxels = args.voxels or (ONE_MILLION if args.seeded else None)
+        spec = VoxelGridSpec() if voxels is None else grid_in_view(voxels)
     rows, columns = args.depth_rays or (SEEDED_RAYS if args.seeded == "resnet50" else DEFAULT_RAYS)
     if min(rows, columns) < 1:
         raise ValueError(f"--depth-rays: got {rows} {columns}, expected both at least 1")
@@ -137,32 +148,30 @@ def _cases(args: argparse.Namespace, artifact: Artifact, cores: int) -> list[Cas
 
 
 def _measure(
-    args: argparse.Namespace, laboratory: benchmark.Laboratory, artifact: Artifact, cases: Sequence[Case]
+    args: argparse.Namespace, laboratory: Laboratory, artifact: Artifact, cases: Sequence[Case]
 ) -> dict[str, Any]:
-    measured, failed = benchmark.measure_all(laboratory, cases, say)
+    measured, failed = measure_all(laboratory, cases, say)
     for outcome in failed:
         print(f"not run: {outcome.case.name}: {outcome.failed}")
     if not measured:
         raise ValueError(f"none of {', '.join(case.name for case in cases)} can be run here; `kyn doctor` tells more")
-    rows = [benchmark.summary(outcome) for outcome in measured]
-    benchmark.add_ratios(rows)
+    rows = [comparison.summary(outcome) for outcome in measured]
+    comparison.add_ratios(rows)
     plain, why_no_plain = None, "left out with --no-plain"
     if not args.no_plain:
         say("measuring the plain path ...")
         outcome = laboratory.measure(Case(**{**vars(cases[0]), "runtime": PLAIN, "precision": "float32", "rounds": 1}))
         why_no_plain = outcome.failed
         if not outcome.failed:
-            plain = benchmark.summary(outcome)
+            plain = comparison.summary(outcome)
             for row, answered in zip(rows, measured, strict=True):
-                row["difference"] = benchmark.difference(answered.answers, outcome.answers)
-            benchmark.add_plain_ratios(rows, plain)
+                row["difference"] = comparison.difference(answered.answers, outcome.answers)
+            comparison.add_plain_ratios(rows, plain)
     rates = laboratory.rates()
-    work = benchmark_floor.count_work(
-        artifact, cases[0].depth_rays[0] * cases[0].depth_rays[1], rows[0]["cells_in_view"]
-    )
+    work = floor.count_work(artifact, cases[0].depth_rays[0] * cases[0].depth_rays[1], rows[0]["cells_in_view"])
     for row in rows:
         medians = {stage: times["median"] for stage, times in row["stages_ms"].items()}
-        row["floor"] = benchmark_floor.compare(work, rates, medians)
+        row["floor"] = floor.compare(work, rates, medians)
     content = {
         "depth_rays": list(cases[0].depth_rays),
         "cells": rows[0]["cells"],
@@ -200,7 +209,7 @@ def print_report(content: Mapping[str, Any]) -> None:
     )
     print("milliseconds, median / 95th percentile; memory in MB before loading / at the peak")
     shown = [*rows, plain] if isinstance(plain, dict) else rows
-    stages = [stage for stage in benchmark.STAGES if any(stage in row["stages_ms"] for row in shown)]
+    stages = [stage for stage in comparison.STAGES if any(stage in row["stages_ms"] for row in shown)]
     print_table((*stages, "whole frame", "frames/s", "memory"), [(_name(row), _times(row, stages)) for row in shown])
     if isinstance(plain, str):
         print(f"plain path: not run, {plain}")
@@ -248,7 +257,7 @@ def _pair(times: Mapping[str, float]) -> str:
 
 def _ratios(row: Mapping[str, Any]) -> list[str]:
     ratios = (row.get("decoding_ratio"), row.get("frame_ratio"))
-    shares = [row.get("plain_ratios", {}).get(stage) for stage in benchmark.DECODING]
+    shares = [row.get("plain_ratios", {}).get(stage) for stage in comparison.DECODING]
     return [*(_number(value, 2) for value in ratios), *(_number(value, 3) for value in shares)]
 
 
@@ -277,7 +286,7 @@ def _answers(row: Mapping[str, Any]) -> str:
 
 def _work(item: Mapping[str, Any]) -> str:
     operations = item["multiply_adds"]
-    counted = benchmark_floor.NOT_COUNTED if operations is None else f"{operations / 1e9:.2f} G"
+    counted = floor.NOT_COUNTED if operations is None else f"{operations / 1e9:.2f} G"
     return f"{counted}, {item['bytes'] / 1e6:.0f} MB"
 
 

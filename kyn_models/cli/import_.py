@@ -12,7 +12,6 @@ from kyn_models import config as configuration
 from kyn_models.artifact import WEIGHTS, Licences, Manifest, TrainingCamera, sha256, write_artifact
 from kyn_models.cli import export
 from kyn_models.labels import read_labels
-from kyn_models.predictor import PREDICTED_FAMILIES
 
 if TYPE_CHECKING:
     from kyn_models.checkpoints import OfficialWeights
@@ -91,8 +90,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"  ignored, outside the model: {name}")
     print(f"{count} weights, all of the model's ({model.config.encoder}); wrote {artifact.path}")
     if args.no_export:
-        more = f"; for the other runtimes: kyn export {artifact.path}" if args.family in PREDICTED_FAMILIES else ""
-        print(f"torch runs it{more}")
+        print(f"torch runs it; for the other runtimes: kyn export {artifact.path}")
         return 0
     return export.run(argparse.Namespace(artifact=artifact.path))
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from kyn_models import __version__
 from kyn_models import config as configuration
-from kyn_models.artifact import ENCODER, WEIGHTS, Artifact, Licences, Manifest, TrainingCamera, write_artifact
+from kyn_models.artifact import ENCODER, NETWORK, WEIGHTS, Artifact, Licences, Manifest, TrainingCamera, write_artifact
 from kyn_models.cache import cache_root
 from kyn_models.models.bts import Bts, BtsConfig
 from kyn_models.models.dymultidepth import DyMultiDepth, DyMultiDepthConfig
@@ -123,7 +123,10 @@ def _labels(count: int) -> tuple[str, ...]:
 
 
 def cached_artifact(
-    config: BtsConfig | KynConfig, width: int = 640, height: int = 192, say: Callable[[str], None] = print
+    config: BtsConfig | KynConfig | DyMultiDepthConfig,
+    width: int = 640,
+    height: int = 192,
+    say: Callable[[str], None] = print,
 ) -> Artifact:
     """A complete artifact of ``config`` from the cache folder, made and exported there the first time.
 
@@ -133,12 +136,12 @@ def cached_artifact(
     from kyn_models.export import export
 
     key = zlib.crc32(repr((config, __version__)).encode())
-    kind = "kyn-" if isinstance(config, KynConfig) else ""
+    kind = {KynConfig: "kyn-", DyMultiDepthConfig: "dymultidepth-"}.get(type(config), "")
     folder = cache_root() / "models" / f"seeded-{kind}{config.encoder}-{width}x{height}-{key:08x}"
     if folder.is_dir():
         try:
             artifact = Artifact.load(folder)
-            artifact.file(ENCODER)
+            artifact.file(NETWORK if isinstance(config, DyMultiDepthConfig) else ENCODER)
             return artifact
         except (OSError, ValueError) as error:
             say(f"made again, because {error}")
@@ -147,9 +150,7 @@ def cached_artifact(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as scratch:
         made = Path(scratch) / folder.name
-        model = seeded_kyn(config) if isinstance(config, KynConfig) else seeded_bts(config)
-        write_seeded_artifact(made, model, half=False, width=width, height=height)
-        del model  # export loads it again, and it may be gigabytes
+        _make(made, config, width, height)
         export(made)
         try:
             os.rename(made, folder)
@@ -157,3 +158,12 @@ def cached_artifact(
             if not folder.is_dir():  # else another process was faster, with the same content
                 raise
     return Artifact.load(folder)
+
+
+def _make(path: Path, config: BtsConfig | KynConfig | DyMultiDepthConfig, width: int, height: int) -> None:
+    """Weights alone. The model is gone afterwards: export loads it again, and it may be gigabytes."""
+    if isinstance(config, DyMultiDepthConfig):
+        write_seeded_frames(path, seeded_frames(config), width=width, height=height)
+        return
+    model = seeded_kyn(config) if isinstance(config, KynConfig) else seeded_bts(config)
+    write_seeded_artifact(path, model, half=False, width=width, height=height)

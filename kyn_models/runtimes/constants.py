@@ -107,10 +107,11 @@ class DecoderConstants(PointCode):
 
 def code_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The fields of a ``PointCode`` from the arrays of ``decoder.npz`` by name."""
+    # Arrays of another layout are another type, for which every compiled loop would be compiled again.
     return {
         "w_code": np.ascontiguousarray(arrays["w_code"], dtype=np.float32),
         "bias": np.ascontiguousarray(arrays["bias"], dtype=np.float32),
-        "freqs": np.asarray(arrays["freqs"], dtype=np.float32),
+        "freqs": np.ascontiguousarray(arrays["freqs"], dtype=np.float32),
         "k_norm": np.asarray(arrays["k_norm"], dtype=np.float64),
         "z_near": float(arrays["z_near"]),
         "z_far": float(arrays["z_far"]),

@@ -19,7 +19,7 @@ from artifacts import TINY_KYN, seed_by_name, seeded_kyn
 from kyn_models.artifact import KITTI360_CAMERA
 from kyn_models.networks.modulation import ModulatedMLP
 from kyn_models.render import composite, surface_depth, z_samples
-from kyn_models.runtimes import kyn_decoder
+from kyn_models.runtimes import kyn_decoder, kyn_loops
 from kyn_models.runtimes.kyn_constants import ARRAYS, KynConstants
 from kyn_models.runtimes.kyn_decoder import KynDecoder
 from kyn_models.runtimes.queries import LabelQuery, PointQuery, Query, RayQuery
@@ -84,6 +84,15 @@ def test_points_and_rays_are_those_of_torch(size: tuple[int, int, int]) -> None:
     assert np.isfinite(depth).mean() > 0.5
     assert np.array_equal(np.isinf(found.depth), np.isinf(depth))
     np.testing.assert_allclose(found.depth, depth, rtol=1e-3)
+
+
+def test_the_layout_of_arrays_is_no_reason_to_compile_again(world: World) -> None:
+    """Straight from a model they are views, from a file they are not."""
+    views = {name: value if value.ndim == 0 else np.repeat(value, 2, 0)[::2] for name, value in world.arrays.items()}
+    loops = kyn_loops.sum_points, kyn_loops.points_density, kyn_loops.sum_rays, kyn_loops.rays_depth
+    before = [list(loop.signatures) for loop in loops]
+    KynDecoder(KynConstants.from_arrays(views), SIZE)
+    assert [loop.signatures for loop in loops] == before and all(before)
 
 
 def test_labels_are_those_of_torch_also_between_pixels(world: World) -> None:

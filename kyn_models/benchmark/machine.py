@@ -1,6 +1,6 @@
 """What the machine can do, measured: float32 multiply-adds per second, and bytes of memory per second. numpy only.
 
-``python -m kyn_models.benchmark_machine CORES`` prints both as JSON, measured on so many cores.
+``python -m kyn_models.benchmark.machine CORES`` prints both as JSON, measured on so many cores.
 """
 
 from __future__ import annotations

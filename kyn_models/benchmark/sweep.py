@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from kyn_models.artifact import Artifact
-from kyn_models.benchmark import Laboratory, grid_in_view, summary
-from kyn_models.benchmark_case import Case
+from kyn_models.benchmark.case import Case
+from kyn_models.benchmark.comparison import summary
+from kyn_models.benchmark.laboratory import Laboratory, grid_in_view
 from kyn_models.cli.eval import print_table
 
 VOXELS = (50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000)

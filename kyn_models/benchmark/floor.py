@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kyn_models.artifact import DECODER, ENCODER, WEIGHTS, Artifact
-from kyn_models.benchmark_machine import Rates
+from kyn_models.benchmark.machine import Rates
 from kyn_models.npz import read_npz
 from kyn_models.runtimes.queries import SAMPLES_PER_RAY
 

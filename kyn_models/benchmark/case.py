@@ -1,6 +1,6 @@
 """One runtime in one precision, measured in a process of its own: its peak memory is then its own.
 
-``python -m kyn_models.benchmark_case FOLDER`` reads ``case.json`` and ``images.npz`` there and writes ``result.json``
+``python -m kyn_models.benchmark.case FOLDER`` reads ``case.json`` and ``images.npz`` there and writes ``result.json``
 and ``answers.npz``. The runtime ``plain`` is the torch model without any rewrite: what all others are compared with.
 """
 
@@ -21,8 +21,8 @@ import numpy as np
 from kyn_models import cells, occupancy
 from kyn_models import config as configuration
 from kyn_models.artifact import Artifact
-from kyn_models.benchmark_images import FEWEST
-from kyn_models.benchmark_record import memory_mb
+from kyn_models.benchmark.images import FEWEST
+from kyn_models.benchmark.record import memory_mb
 from kyn_models.occupancy import GridOptions
 from kyn_models.predictor import Predictor
 from kyn_models.runtimes.queries import PointQuery, Precision, Query, RayQuery

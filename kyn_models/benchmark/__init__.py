@@ -1,0 +1,1 @@
+"""What ``kyn bench`` and ``kyn bench-node`` measure with. numpy only; a runtime loads its library when it is used."""
