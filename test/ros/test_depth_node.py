@@ -26,6 +26,16 @@ from kyn_ros.params import GridParameters
 MS = 1_000_000
 
 
+@pytest.fixture(scope="module")
+def posed_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an artifact with weights alone."""
+    for library in ("torch", "safetensors", "numba"):
+        pytest.importorskip(library, reason="the plain model runs in torch")
+    from tiny_frames import write_weights
+
+    return write_weights(tmp_path_factory.mktemp("posed") / "model").path
+
+
 def picture(number: int) -> np.ndarray:
     """Patches of many colours that move from image to image."""
     patches = np.random.default_rng(5).integers(0, 255, (12, 48, 3), dtype=np.uint8)
@@ -41,12 +51,18 @@ def offline(model: Path, numbers: tuple[int, ...]) -> Any:
         pose[0, 3] += number
         frames.append(PosedFrame(picture(number), CAMERA, number * 100 * MS, pose))
     spec = GridParameters(resolution_m=0.5, z_m=(-0.5, 3.0)).spec()
-    predictor = make_predictor(Artifact.load(model), "onnxruntime", spec)
+    predictor = make_predictor(Artifact.load(model), "torch", spec)
     return predictor.predict(Observation(tuple(frames), mount), {"depth", "grid"})
 
 
-def test_the_node_answers_as_the_predictor_does_offline(ros: Any, tiny_frames: Path) -> None:
-    parameters = {"model": str(tiny_frames), "camera_pose": MOUNT, **SMALL_GRID, "pose_source": "pose"}
+def test_the_node_answers_as_the_predictor_does_offline(ros: Any, posed_model: Path) -> None:
+    parameters = {
+        "model": str(posed_model),
+        "camera_pose": MOUNT,
+        **SMALL_GRID,
+        "pose_source": "pose",
+        "runtime": "torch",
+    }
     one = Bench(ros, parameters | {"qos.poses.reliability": "reliable"})
     poses = one.peer.create_publisher(PoseStamped, "pose", 5)
     assert one.ros.spin_until(poses.get_subscription_count)
@@ -59,7 +75,7 @@ def test_the_node_answers_as_the_predictor_does_offline(ros: Any, tiny_frames: P
         one.send(image, info_of(1_000 * MS + number * 100 * MS))
         assert one.ros.spin_until(lambda number=number: len(depths) == number + 1, 60.0), one.drops()
     for number, asked in ((0, (0,)), (1, (1, 0)), (2, (2, 1, 0))):
-        expected = offline(tiny_frames, asked)
+        expected = offline(posed_model, asked)
         assert expected.frames_used == len(asked)
         said = np.frombuffer(depths[number].data, np.float32).reshape(expected.depth_m.shape)
         np.testing.assert_allclose(said, expected.depth_m, rtol=1e-4, atol=1e-4)
