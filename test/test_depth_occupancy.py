@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,7 +11,10 @@ import pytest
 
 from kyn_models import occupancy
 from kyn_models.artifact import KITTI360_CAMERA, forward_mount
+from kyn_models.data.kitti360 import Kitti360
+from kyn_models.data.kitti_odometry import KittiOdometry
 from kyn_models.depth_occupancy import DepthCells, depth_to_volume, ground_plane
+from kyn_models.evaluate import kitti360_depth_sample
 from kyn_models.occupancy import GridOptions
 from kyn_models.types import UNKNOWN, Prediction, VoxelGridSpec
 
@@ -211,3 +215,25 @@ def test_a_synthetic_street() -> None:
         assert (grid == 0).mean() > 0.15 and (grid == 100).sum() > 100
         assert there[grid == 0].mean() <= missed
         assert near[grid == 100].mean() >= found
+
+
+def test_the_ground_of_real_roads(shared_data: Path) -> None:
+    """Lidar of KITTI odometry, where the road rises 0.5 m within 25 m, and of KITTI-360."""
+    odometry, drive = KittiOdometry(shared_data / "kitti_odometry"), Kitti360(shared_data / "kitti360")
+    samples = [odometry[0], odometry[len(odometry) - 1], kitti360_depth_sample(drive, drive.frames[0])]
+    highest = 0.0
+    for sample in samples:
+        assert sample.depth_m is not None
+        camera, mount = sample.observation.key.intrinsics, sample.observation.base_from_camera
+        depth = np.nan_to_num(sample.depth_m, nan=0.0)
+        seen = DepthCells.of(replace(SPEC, resolution_m=0.4), mount, camera, REACH)
+        plane = ground_plane(depth, seen)
+        points = seen.origin[:, None] + seen.rays.astype(np.float64) * depth.ravel()
+        lane = (depth.ravel() > 0) & (np.abs(points[1]) < 3) & (points[0] < 40) & (np.abs(points[2]) < 1)
+        x, y, z = points[:, lane]
+        over = z - (plane[0] + plane[1] * x + plane[2] * y)
+        for near in (4, 10, 20, 30):
+            here = (x > near) & (x < near + 10)
+            assert abs(np.median(over[here])) < 0.1, f"{sample.name}, from {near} m"
+            highest = max(highest, float(np.median(z[here])))
+    assert highest > 0.4, "of no use on a flat road"

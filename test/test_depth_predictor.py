@@ -205,12 +205,13 @@ def test_the_predictor_of_a_family(runtime: StandIn, monkeypatch: pytest.MonkeyP
 
 def test_the_answers_are_those_of_the_model(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="the plain model needs torch")
-    from tiny_frames import write_weights
+    from artifacts import TINY_FRAMES
 
     from kyn_models.models.dymultidepth import input_of
     from kyn_models.models.loading import load_model
+    from kyn_models.models.seeded import seeded_frames, write_seeded_frames
 
-    known = write_weights(tmp_path / "tiny")
+    known = write_seeded_frames(tmp_path / "tiny", seeded_frames(TINY_FRAMES), width=128, height=64)
     camera = known.camera.intrinsics
     rng = np.random.default_rng(3)
 

@@ -61,7 +61,7 @@ def test_the_precision_reaches_the_predictor(photo, tiny_artifact, monkeypatch, 
     def refused(*_, precision):
         raise ValueError(f"asked for {precision}")
 
-    monkeypatch.setattr("kyn_models.cli.image.Predictor", refused)
+    monkeypatch.setattr("kyn_models.cli.image.make_predictor", refused)
     assert main(["image", str(photo), "--model", str(tiny_artifact), "--precision", "float16"]) == 2
     assert "asked for float16" in capsys.readouterr().err
 

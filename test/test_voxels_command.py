@@ -74,7 +74,7 @@ def test_the_precision_reaches_the_predictor(call, monkeypatch, capsys):
     def refused(*_, precision):
         raise ValueError(f"asked for {precision}")
 
-    monkeypatch.setattr("kyn_models.cli.voxels.Predictor", refused)
+    monkeypatch.setattr("kyn_models.cli.voxels.make_predictor", refused)
     assert call(LINES, "--precision", "float16") == 2
     assert "asked for float16" in capsys.readouterr().err
 

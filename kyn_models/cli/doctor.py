@@ -19,7 +19,11 @@ from typing import Any
 from kyn_models import runtimes
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.cli import extra
+from kyn_models.models import FRAME_FAMILIES
 from kyn_models.runtimes.cuda_device import gpu_count
+from kyn_models.runtimes.frame_queries import FramesRuntime
+from kyn_models.runtimes.frames import choose_frames
+from kyn_models.runtimes.queries import Runtime
 from kyn_models.runtimes.tensorrt_library import find_library
 
 PYTHONS = ((3, 10), (3, 12))
@@ -122,10 +126,16 @@ def _runtime(name: str, install: str, artifact: Artifact | None) -> Check:
     if installed.status != "ok" or artifact is None:
         return installed
     try:
-        runtime = runtimes.choose(name, artifact)
+        runtime = _chosen(name, artifact)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         return Check(name, "optional", f"{installed.detail}: {first_line(error)}", "")
     return Check(name, "ok", f"{installed.detail}, runs the model in {runtime.precision}")
+
+
+def _chosen(name: str, artifact: Artifact) -> Runtime | FramesRuntime:
+    """The runtime of the artifact's kind. Raises as ``runtimes.choose``."""
+    choose = choose_frames if artifact.manifest.family in FRAME_FAMILIES else runtimes.choose
+    return choose(name, artifact, warn=lambda _: None)
 
 
 def _tensorrt() -> Check:
@@ -145,6 +155,6 @@ def _automatic(artifact: Artifact | None) -> Check:
     if artifact is None:
         return Check("runtime", "gap", "not tried without a model", "first see to the model")
     try:
-        return Check("runtime", "ok", f"auto takes {runtimes.choose('auto', artifact, warn=lambda _: None).name}")
+        return Check("runtime", "ok", f"auto takes {_chosen('auto', artifact).name}")
     except runtimes.RuntimeFailed as error:
         return Check("runtime", "gap", first_line(error), extra("openvino"))

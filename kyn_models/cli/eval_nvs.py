@@ -105,9 +105,11 @@ def run(args: argparse.Namespace) -> int:
     own = OF_LAYOUTS[args.layout]
     refuse(args, dict.fromkeys(n for names in OF_LAYOUTS.values() for n in names if n not in own), args.layout)
     options = options_of(args)
+    artifact = Artifact.load(args.model)
+    require_density(artifact, "kyn eval nvs")
     samples, missing = samples_of(args)
     distance = _lpips(args)
-    name, model = _model(args, samples)
+    name, model = _model(args, artifact, samples)
     models: dict[str, evaluate_nvs.ViewModel] = {name: model}
     if args.layout == "streets":
         models["true depth of the input"] = evaluate_nvs.TrueDepthViews()
@@ -137,10 +139,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _model(args: argparse.Namespace, samples: shared.Samples) -> tuple[str, evaluate_nvs.ViewModel]:
+def _model(args: argparse.Namespace, artifact: Artifact, samples: shared.Samples) -> tuple[str, evaluate_nvs.ViewModel]:
     """How to call the model, and the model, given images as asked for."""
-    artifact = Artifact.load(args.model)
-    require_density(artifact, "kyn eval nvs")
     usual = args.input == "auto" and args.layout in PUBLISHED_INPUT
     like = usual and shared.same_kind(artifact.manifest.camera.source, shared.first_camera(samples))
     if args.input == "published" or like:
