@@ -57,7 +57,7 @@ def test_frames_come_at_the_times_of_the_camera_file(places, capsys) -> None:
         for number, stamp in enumerate(stamps(count, first), start=first):
             picture = cv2.imread(str(folder / f"{stamp}.jpg"))[..., ::-1]
             assert picture.shape == (18, 32, 3) and number_of(picture) == number
-    sample = RealEstate10k(places["out"], views=(1,), dilations=(2, 2))[0]
+    sample = RealEstate10k(places["out"], views=(2,))[0]
     assert number_of(sample.observation.key.image) == 3 and number_of(sample.views[0].image) == 5
 
 
@@ -96,7 +96,7 @@ def test_failed_videos_are_listed_and_counted_and_not_fatal(places, capsys) -> N
     assert [line.split(": ")[0] for line in lines] == ["damaged", "gone", "short"]
     assert "is missing" in lines[1] and "no frame at" in lines[2]
     assert sorted(path.stem for path in (places["out"] / "cameras").iterdir()) == ["0a1b", "ffee"]
-    assert RealEstate10k(places["out"], views=(), dilations=(1, 1)).items[-1] == ("ffee", 2)
+    assert RealEstate10k(places["out"], views=()).items[-1] == ("ffee", 2)
 
 
 def test_a_bad_sequence_does_not_keep_the_others_of_its_video(places, capsys) -> None:

@@ -220,7 +220,7 @@ def _kitti_raw(args: argparse.Namespace) -> KittiRawSplit:
 
 def _realestate10k(args: argparse.Namespace) -> RealEstate10k:
     offset = REALESTATE10K_OFFSET if args.offset is None else args.offset
-    return RealEstate10k(args.data, args.split, views=(offset,), dilations=(1, 1), strict=args.strict)
+    return RealEstate10k(args.data, args.split, views=(offset,), strict=args.strict)
 
 
 class Joined:

@@ -10,14 +10,13 @@ image's width and height, two zeros, and the 3x4 pose camera_from_world. The uni
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from kyn_models.data.calibration import inverse, read_image, require_file, resized_source, transform
+from kyn_models.data.calibration import inverse, read_image, require_file, transform
 from kyn_models.data.splits import SplitLine
 from kyn_models.types import Float32Array, Float64Array, Intrinsics, Observation, PosedFrame, Sample
 
@@ -177,13 +176,11 @@ def read_pairs(path: str | Path) -> list[SplitLine]:
 class RealEstate10k:
     """Key frames with further frames of their sequence: ``len()`` and ``[i] -> Sample``, without depth.
 
-    root: a prepared folder. split: file of ``<sequence> <frame number>`` lines, None for all frames. views: offsets of
-    the further frames, multiplied by a factor of ``dilations`` (from, to), drawn for each item from ``seed`` and its
-    index; frames beyond the ends are the first and last one, as published. Without a split and with one factor, frames
-    whose views do not lie in the sequence are no items. size: (height, width) that images are resized to (linear, as
-    published), None as they are. strict: a frame of the split whose image or view is missing is an error, else it is
-    counted in ``missing`` and left out.
-    Published: training (-1, 1) with dilations (1, 29), validation one later view with such a dilation, size (256, 384).
+    For evaluation; training reads the same folder by ``sources.Frames``, which draws views at many distances.
+    root: a prepared folder. split: file of ``<sequence> <frame number>`` lines, None for all frames. views: how many
+    frames later each further frame is; beyond the ends it is the first or last one, as published. Without a split,
+    frames whose views do not lie in the sequence are no items. strict: a frame of the split whose image or view is
+    missing is an error, else it is counted in ``missing`` and left out.
     Raises ``FileNotFoundError`` or ``ValueError`` naming what is missing.
     """
 
@@ -191,16 +188,11 @@ class RealEstate10k:
         self,
         root: str | Path,
         split: str | Path | None = None,
-        views: Sequence[int] = (-1, 1),
-        dilations: tuple[int, int] = (5, 5),
-        size: tuple[int, int] | None = None,
+        views: Sequence[int] = (5,),
         strict: bool = False,
-        seed: int = 0,
     ) -> None:
-        if not 1 <= dilations[0] <= dilations[1]:
-            raise ValueError(f"dilations: got {dilations}, expected (from, to), both at least 1")
         self.folder = RealEstate10kFolder(root)
-        self.views, self.dilations, self.size, self.seed = tuple(views), dilations, size, seed
+        self.views = tuple(views)
         self.missing: tuple[str, ...] = ()
         """One sentence for every line of the split that was left out."""
         self.items: tuple[tuple[str, int], ...] = self._of_split(split, strict) if split else self._all()
@@ -212,29 +204,22 @@ class RealEstate10k:
     def __getitem__(self, index: int) -> Sample:
         """``Sample.name`` is ``<sequence>_<frame number, 10 digits>``. Raises by file name."""
         drive, frame = self.items[index]
-        key, *others = [
-            self._sized(self.folder.posed_frame(drive, number))
-            for number in (frame, *self._shots(drive, frame, self._dilation(index)))
-        ]
+        shots = (frame, *self._shots(drive, frame))
+        key, *others = [self.folder.posed_frame(drive, number) for number in shots]
         return Sample(f"{drive}_{frame:010d}", Observation((key,), BASE_FROM_CAMERA), tuple(others))
 
-    def _dilation(self, index: int) -> int:
-        low, high = self.dilations
-        return low if low == high else int(np.random.default_rng((self.seed, index)).integers(low, high + 1))
-
-    def _shots(self, drive: str, frame: int, dilation: int) -> list[int]:
+    def _shots(self, drive: str, frame: int) -> list[int]:
         last = len(self.folder.posed_frames(drive)) - 1
-        return [min(max(frame + offset * dilation, 0), last) for offset in self.views]
+        return [min(max(frame + offset, 0), last) for offset in self.views]
 
     def _all(self) -> tuple[tuple[str, int], ...]:
-        low, high = self.dilations
-        margins = (-min(0, *self.views, 0) * low, max(0, *self.views, 0) * low) if low == high else (0, 0)
+        before, after = -min(0, *self.views, 0), max(0, *self.views, 0)
         items = []
         for drive in self.folder.drives():
             there, count = self.folder.image_frames(drive), len(self.folder.posed_frames(drive))
             items += [
                 (drive, frame)
-                for frame in range(margins[0], count - margins[1])
+                for frame in range(before, count - after)
                 if frame in there and self._whole(drive, frame, there)
             ]
         if not items:
@@ -261,13 +246,5 @@ class RealEstate10k:
         return tuple(items)
 
     def _whole(self, drive: str, frame: int, there: frozenset[int]) -> bool:
-        """Whether all frames that may be drawn as views have images."""
-        low, high = self.dilations
-        return all(shot in there for dilation in range(low, high + 1) for shot in self._shots(drive, frame, dilation))
-
-    def _sized(self, frame: PosedFrame) -> PosedFrame:
-        if self.size is None or frame.image.shape[:2] == self.size:
-            return frame
-        height, width = self.size
-        image = cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_LINEAR)
-        return replace(frame, image=image, intrinsics=resized_source(frame.intrinsics, width, height))
+        """Whether all views have images."""
+        return all(shot in there for shot in self._shots(drive, frame))

@@ -24,7 +24,7 @@ def forward(sample) -> list[int]:
 
 
 def test_a_sample_has_the_files_camera_and_pose(root: Path) -> None:
-    data = RealEstate10k(root, views=(1,), dilations=(2, 2))
+    data = RealEstate10k(root, views=(2,))
     assert len(data) == 4 + 1 and data.items[-1] == ("ffee", 0)
     sample = data[1]
     key = sample.observation.key
@@ -42,29 +42,12 @@ def test_a_sample_has_the_files_camera_and_pose(root: Path) -> None:
     np.testing.assert_allclose(sample.observation.base_from_camera[:3, :3] @ (0, 0, 1), (1, 0, 0))
 
 
-def test_images_are_resized_as_published(root: Path) -> None:
-    frame = RealEstate10k(root, views=(), size=(24, 40))[0].observation.key
-    assert frame.image.shape == (24, 40, 3)
-    np.testing.assert_allclose(np.diag(frame.intrinsics.normalised()), (2 * SHARES[0], 2 * SHARES[1], 1))
-
-
 def test_split_lines_have_fixed_targets_that_end_with_the_sequence(root: Path, tmp_path: Path) -> None:
     split = tmp_path / "test_files.txt"
     split.write_text("ffee 1\n0a1b 4\n0a1b 0\n")
-    data = RealEstate10k(root, split, views=(-1, 1, 3), dilations=(1, 1))
+    data = RealEstate10k(root, split, views=(-1, 1, 3))
     assert data.items == (("ffee", 1), ("0a1b", 4), ("0a1b", 0))
     assert [forward(data[index]) for index in range(3)] == [[-1, 1, 1], [-1, 1, 1], [0, 1, 3]]
-
-
-def test_random_dilation_is_the_same_for_the_same_seed(root: Path) -> None:
-    data, same = (RealEstate10k(root, views=(-1, 1), dilations=(1, 4), seed=7) for _ in range(2))
-    assert len(data) == 9  # every frame: views end with the sequence
-    drawn = {index: tuple(forward(data[index])) for index in range(9)}
-    assert drawn == {index: tuple(forward(same[index])) for index in reversed(range(9))}
-    other = RealEstate10k(root, views=(-1, 1), dilations=(1, 4), seed=8)
-    assert drawn != {index: tuple(forward(other[index])) for index in range(9)}
-    # Frame 2 of 6: back by 1 or 2 frames, on by 1 to 3.
-    assert {RealEstate10k(root, views=(1,), dilations=(1, 4), seed=s)._dilation(2) for s in range(40)} == {1, 2, 3, 4}
 
 
 def test_missing_images_are_counted_by_line_or_an_error(root: Path, tmp_path: Path) -> None:
@@ -72,13 +55,13 @@ def test_missing_images_are_counted_by_line_or_an_error(root: Path, tmp_path: Pa
     folder.image_path("0a1b", 3).unlink()
     split = tmp_path / "split.txt"
     split.write_text("0a1b 3\n0a1b 2\n0a1b 5\n0000 1\n0a1b 99\n")
-    data = RealEstate10k(root, split, views=(1,), dilations=(1, 1))
+    data = RealEstate10k(root, split, views=(1,))
     assert data.items == (("0a1b", 5),) and len(data.missing) == 4
     assert data.missing[0].endswith("line 1: names frame 3 of 0a1b, whose image is missing")
     assert "of whose views an image" in data.missing[1]
     with pytest.raises(FileNotFoundError, match="line 1: names frame 3"):
         RealEstate10k(root, split, views=(1,), strict=True)
-    assert len(RealEstate10k(root, views=(1,), dilations=(1, 1))) == 3 + 2
+    assert len(RealEstate10k(root, views=(1,))) == 3 + 2
     split.write_text("0000 1\n")
     with pytest.raises(FileNotFoundError, match="none of the 1 lines is whole here"):
         RealEstate10k(root, split)
@@ -102,8 +85,6 @@ def test_wrong_camera_files_are_named(tmp_path: Path, text: str, sentence: str) 
 def test_what_is_wrong_is_said_by_name(tmp_path: Path, root: Path) -> None:
     with pytest.raises(FileNotFoundError, match="cameras: missing or empty"):
         RealEstate10k(tmp_path)
-    with pytest.raises(ValueError, match="dilations"):
-        RealEstate10k(root, dilations=(0, 1))
     split = tmp_path / "split.txt"
     split.write_text("0a1b 1 l\n")
     with pytest.raises(ValueError, match=r"split\.txt, line 1"):
@@ -111,7 +92,7 @@ def test_what_is_wrong_is_said_by_name(tmp_path: Path, root: Path) -> None:
     turned = (root / "cameras" / "ffee.txt").read_text().replace(" 1 0 0 0 0 1 0 0 ", " 2 0 0 0 0 1 0 0 ")
     (root / "cameras" / "ffee.txt").write_text(turned)
     with pytest.raises(ValueError, match=r"ffee\.txt, frame 0: world_from_camera"):
-        RealEstate10k(root, views=(), dilations=(1, 1))[6]
+        RealEstate10k(root, views=())[6]
 
 
 def test_published_lists_are_read(shared_data: Path) -> None:
