@@ -105,3 +105,11 @@ def bench(ros: Ros, model: Path) -> Iterator[Callable[..., Any]]:
     yield make
     for one in made:
         assert one.node.finish(), "the inference thread did not end"
+
+
+@pytest.fixture
+def drive(bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """``drive(**parameters)``: a vehicle before a perception node whose model wants several frames."""
+    from posed_drive import Drive
+
+    return lambda **parameters: Drive(bench, monkeypatch, **parameters)
