@@ -38,6 +38,17 @@ def within(u, v, depth, low):
     return depth > low and abs(u) <= np.float32(1) and abs(v) <= np.float32(1)
 
 
+@numba.njit(inline="always")
+def first_view(views, x, y, z):
+    """The first of views (V, 3, 4) that sees a point; V where none does."""
+    seeing = views.shape[0]
+    for i in range(views.shape[0] - 1, -1, -1):
+        u, v, depth = project(views[i], x, y, z)
+        if within(u, v, depth, EPSILON_M):
+            seeing = i
+    return seeing
+
+
 @numba.njit(**OPTIONS)
 def mark(origin, directions, near, far, views, nearest, known):
     """Which samples lie in all views, and deeper than ``nearest`` in key frame axes.
@@ -125,17 +136,13 @@ def compose(
                 x = origin[0] + t * directions[r, 0]
                 y = origin[1] + t * directions[r, 1]
                 z = origin[2] + t * directions[r, 2]
-                found = False
-                for i in range(views.shape[0]):
-                    if not found:
-                        u, v, z_view = project(views[i], x, y, z)
-                        found = within(u, v, z_view, EPSILON_M)
-                        if found:
-                            add_colour(pixels, starts[i], sizes[i, 0], sizes[i, 1], u, v, weight, colour, r)
-                            seen += weight
-                if not found and continued:
-                    u, v, z_view = project(views[0], x, y, z)
-                    add_colour(pixels, starts[0], sizes[0, 0], sizes[0, 1], u, v, weight, colour, r)
+                i = first_view(views, x, y, z)
+                if i < views.shape[0]:
+                    seen += weight
+                if i < views.shape[0] or continued:
+                    i %= views.shape[0]
+                    u, v, _ = project(views[i], x, y, z)
+                    add_colour(pixels, starts[i], sizes[i, 0], sizes[i, 1], u, v, weight, colour, r)
                 total += weight * t
                 if s + 1 == samples:
                     behind = weight * t

@@ -19,15 +19,36 @@ from kyn_models.data.street_noise import fade, grain2, hashed, joint, noise2
 
 
 @njit(error_model="numpy")
+def _cobbles(x, d, fp, seed):
+    """Brightness of a cobbled road."""
+    row = math.floor(x / 0.16)
+    u = d / 0.16 + 0.5 * (row % 2)
+    tone = 1.0 + 0.5 * (hashed(int(row), int(math.floor(u)), 3, seed) - 0.5) * fade(fp, 0.16)
+    tone *= 1.0 - 0.55 * max(joint(x / 0.16, 0.14, fp / 0.16), joint(u, 0.14, fp / 0.16))
+    return tone * (1.0 + 0.4 * grain2(x, d, 2.5, fp, seed))
+
+
+@njit(error_model="numpy")
+def _painted(paint, x, edge, d, fp, seed, r, g, b):
+    """A road's colour with the lines on it."""
+    if paint[5] > 0.0 and fp < 1.5:
+        line = abs(d) < 0.06 and (x / 6.0 - math.floor(x / 6.0)) < 0.5
+        if paint[5] > 1.5:
+            line = line or abs(edge + 0.35) < 0.06
+        if line:
+            worn = min(1.0, 0.75 + 0.8 * grain2(x, d, 0.4, fp, seed + 30)) * min(1.0, 0.12 / max(fp, 1e-3))
+            r, g, b = r + (0.55 - r) * worn, g + (0.55 - g) * worn, b + (0.53 - b) * worn
+    if paint[23] > 0.0 and abs(edge + paint[23]) < 0.06 and fp < 1.5:
+        r, g, b = r * 0.4 + 0.3, g * 0.4 + 0.3, b * 0.4 + 0.3
+    return r, g, b
+
+
+@njit(error_model="numpy")
 def asphalt(paint, road, x, edge, d, fp):
     """Road surface at arc position x, distance ``edge`` (negative) from the kerb, lateral position d: (r, g, b)."""
     seed = int(paint[24])
     if paint[28] > 0.0:
-        row = math.floor(x / 0.16)
-        u = d / 0.16 + 0.5 * (row % 2)
-        tone = 1.0 + 0.5 * (hashed(int(row), int(math.floor(u)), 3, seed) - 0.5) * fade(fp, 0.16)
-        tone *= 1.0 - 0.55 * max(joint(x / 0.16, 0.14, fp / 0.16), joint(u, 0.14, fp / 0.16))
-        tone *= 1.0 + 0.4 * grain2(x, d, 2.5, fp, seed)
+        tone = _cobbles(x, d, fp, seed)
         return paint[0] * tone, paint[1] * tone, paint[2] * tone
     tone = 1.0 + 0.3 * grain2(x, d, 0.03, fp, seed) + 0.16 * grain2(x, d, 0.5, fp, seed + 2)
     tone += paint[3] * grain2(x * 0.2, d, 1.3, fp, seed + 4)
@@ -58,16 +79,7 @@ def asphalt(paint, road, x, edge, d, fp):
         if rho < 0.36:
             shade = 0.1 if rho > 0.3 else (0.06 + 0.1 * (hashed(int(k), 7, 2, seed) < 0.5))
             return shade, shade, shade * 0.97
-    if paint[5] > 0.0 and fp < 1.5:
-        line = abs(d) < 0.06 and (x / 6.0 - math.floor(x / 6.0)) < 0.5
-        if paint[5] > 1.5:
-            line = line or abs(edge + 0.35) < 0.06
-        if line:
-            worn = min(1.0, 0.75 + 0.8 * grain2(x, d, 0.4, fp, seed + 30)) * min(1.0, 0.12 / max(fp, 1e-3))
-            r, g, b = r + (0.55 - r) * worn, g + (0.55 - g) * worn, b + (0.53 - b) * worn
-    if paint[23] > 0.0 and abs(edge + paint[23]) < 0.06 and fp < 1.5:
-        r, g, b = r * 0.4 + 0.3, g * 0.4 + 0.3, b * 0.4 + 0.3
-    return r, g, b
+    return _painted(paint, x, edge, d, fp, seed, r, g, b)
 
 
 @njit(error_model="numpy")

@@ -208,6 +208,25 @@ def render_rows(
             depth[v, u], met[v, u] = z, i
 
 
+@njit(error_model="numpy")
+def _on_edge(surfaces, rgb, met, v, u):
+    """Whether a neighbour of a pixel met another thing, or looks unlike it; leaves of one plant are one thing."""
+    height, width = met.shape
+    i = met[v, u]
+    leafy = i >= 0 and int(surfaces[i, 8]) == FOLIAGE
+    for k in range(4):
+        p, q = v + (k == 0) - (k == 1), u + (k == 2) - (k == 3)
+        if not (0 <= p < height and 0 <= q < width):
+            continue
+        j = met[p, q]
+        if leafy and j >= 0 and surfaces[j, 9] == surfaces[i, 9]:
+            continue
+        a, b = rgb[p, q, 1], rgb[v, u, 1]
+        if j != i or abs(a - b) > 0.35 * (a + b) + 0.02:
+            return True
+    return False
+
+
 @entry
 def smooth_rows(
     solids,
@@ -229,25 +248,12 @@ def smooth_rows(
     out,
 ):
     """Fill rows of out (H, W, 3): rgb, with three more rays in each pixel where neighbours met different things."""
-    height, width = met.shape
     memo = np.full(4, -1)
     for v in range(first, last):
-        for u in range(width):
-            i = met[v, u]
-            leafy = i >= 0 and int(surfaces[i, 8]) == FOLIAGE
-            edge = everywhere
-            for k in range(4):
-                p, q = v + (k == 0) - (k == 1), u + (k == 2) - (k == 3)
-                if edge or not (0 <= p < height and 0 <= q < width):
-                    continue
-                j = met[p, q]
-                if leafy and j >= 0 and surfaces[j, 9] == surfaces[i, 9]:
-                    continue
-                a, b = rgb[p, q, 1], rgb[v, u, 1]
-                edge = j != i or abs(a - b) > 0.35 * (a + b) + 0.02
+        for u in range(met.shape[1]):
             for c in range(3):
                 out[v, u, c] = rgb[v, u, c]
-            if not edge:
+            if not everywhere and not _on_edge(surfaces, rgb, met, v, u):
                 continue
             # Bright sky would win against everything: average what the sensor can tell apart.
             red, green, blue = min(rgb[v, u, 0], 3.0), min(rgb[v, u, 1], 3.0), min(rgb[v, u, 2], 3.0)

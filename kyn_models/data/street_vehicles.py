@@ -45,33 +45,15 @@ def car(rng: Generator) -> Float64Array:
     rake, tail = rng.uniform(0.42, 0.55), (0.22, 0.45, 0.2, 0.15)[style] * rng.uniform(0.8, 1.2)
     body: dict[str, Any] = {"material": CAR_BODY, "gloss": 0.35}
     belt = waist - rng.uniform(0.12, 0.2)
-    low = (belt + floor) / 2
+    low, above = (belt + floor) / 2, (height - waist) / 2 + 0.01
+    bonnet: dict[str, Any] = {"taper": (rng.uniform(0.2, 0.5) if style != 3 else 0.12, 0.06, 0.08), "gloss": 0.35}
+    glass: dict[str, Any] = {"taper": (rake, tail, 0.2), "a": rake, "b": tail, "gloss": 0.35}
     parts = [
         solid(BOX, (0, 0, low), (half, wide, (belt - floor) / 2), paint, taper=(0.03, 0.02, 0.02), **body),
-        solid(
-            BOX,
-            (0, 0, (waist + belt) / 2),
-            (half * 0.97, wide * 0.98, (waist - belt) / 2),
-            paint,
-            taper=(rng.uniform(0.2, 0.5) if style != 3 else 0.12, 0.06, 0.08),
-            gloss=0.35,
-        ),
-        solid(
-            BOX,
-            (middle, 0, (waist + height) / 2),
-            (cabin, wide * 0.93, (height - waist) / 2 + 0.01),
-            paint,
-            CAR_CABIN,
-            taper=(rake, tail, 0.2),
-            a=rake,
-            b=tail,
-            gloss=0.35,
-        ),
+        solid(BOX, (0, 0, (waist + belt) / 2), (half * 0.97, wide * 0.98, (waist - belt) / 2), paint, **bonnet),
+        solid(BOX, (middle, 0, (waist + height) / 2), (cabin, wide * 0.93, above), paint, CAR_CABIN, **glass),
     ]
-    parts += [
-        solid(BOX, (half - 0.03, 0, floor + 0.17), (0.12, wide * 0.96, 0.15), paint * 0.7, taper=(0.1, 0, 0.05)),
-        solid(BOX, (-half + 0.03, 0, floor + 0.19), (0.12, wide * 0.96, 0.16), paint * 0.7, taper=(0, 0.1, 0.05)),
-    ]
+    parts += _bumpers(half, wide, floor, paint * 0.7)
     radius = rng.uniform(0.29, 0.34) + 0.03 * (style == 3)
     for x in (half * 0.62, -half * 0.6):
         for y in (wide - 0.1, 0.1 - wide):
@@ -79,6 +61,14 @@ def car(rng: Generator) -> Float64Array:
     for y in (wide + 0.06, -wide - 0.06):
         parts.append(solid(BOX, (front * 0.85, y, waist + 0.04), (0.06, 0.08, 0.07), paint, gloss=0.2))
     return as_rows(parts)
+
+
+def _bumpers(half: float, wide: float, floor: float, paint: Float64Array) -> list:
+    """Of a car of twice that length and width."""
+    return [
+        solid(BOX, (half - 0.03, 0, floor + 0.17), (0.12, wide * 0.96, 0.15), paint, taper=(0.1, 0, 0.05)),
+        solid(BOX, (-half + 0.03, 0, floor + 0.19), (0.12, wide * 0.96, 0.16), paint, taper=(0, 0.1, 0.05)),
+    ]
 
 
 def van(rng: Generator) -> Float64Array:
