@@ -112,6 +112,11 @@ def test_the_shipped_recipe_learns_geometry_from_streets() -> None:
     config = load("bts_streets_lite0.yaml")
     assert config.data is None and config.streets.pairs == 1100 and config.loop.schedule == "cosine"
     assert len(config.frozen) == 5 and config.loss.freeze_norms
+    second = load("bts_streets_mounts.yaml")
+    assert second.start_from == "runs/streets-lite0/artifact" and second.model == config.model
+    first_seeds = config.streets.first_seed, second.streets.first_seed
+    assert abs(first_seeds[0] - first_seeds[1]) > config.streets.pairs, "the second part sees other streets"
+    assert second.streets.mount_strength > config.streets.mount_strength
 
 
 def test_the_streets_are_learnt_from_views_alone() -> None:

@@ -19,6 +19,7 @@ ROWS = 16
 """Of a band. Two more on each side are warped for it; its costs of 32 planes of 512 pixels take 1 MB."""
 BORDER = 2
 SHARPNESS = np.float32(10.0)
+CHUNK = 16
 SHARES = (np.float32(5 / 32), np.float32(16 / 32), np.float32(11 / 32))
 C1, C2 = np.float32(0.01**2), np.float32(0.03**2)
 NINTH = np.float32(1 / 9)
@@ -224,24 +225,32 @@ def plane_cost(packed, m, t, depth, key, key_mean, key_spread, top, low, high, w
 
 
 @numba.njit(**INLINE)
-def weigh(cost, seen, low, high, best, alike, weight):
-    """Writes weight (rows, W): how clearly cost (planes, rows, W) prefers one plane, 0 where unseen."""
+def weigh(cost, seen, low, high, best, alike, part, weight):
+    """Writes weight (rows, W): how clearly cost (planes, rows, W) prefers one plane, 0 where unseen.
+
+    Where all planes are alike, as on a white sky, rounding decides between a neighbour that counts a little and one
+    that does not count: sums are taken in torch's order, ``CHUNK`` planes at a time.
+    """
     planes = cost.shape[0]
+    share, one = np.float32(1) / np.float32(planes - 1), np.float32(1)
     for row in range(cost.shape[1]):
         best[low:high] = cost[0, row, low:high]
         for d in range(1, planes):
             values = cost[d, row]
             for x in range(np.uintp(low), np.uintp(high)):
                 best[x] = min(best[x], values[x])
-        alike[low:high] = np.float32(-1)
-        for d in range(planes):
-            values = cost[d, row]
+        alike[low:high] = np.float32(0)
+        for first in range(0, planes, CHUNK):
+            part[low:high] = np.float32(0)
+            for d in range(first, min(first + CHUNK, planes)):
+                values = cost[d, row]
+                for x in range(np.uintp(low), np.uintp(high)):
+                    more = values[x] - best[x]
+                    part[x] += exp_of_negative(-SHARPNESS * (more * more))
             for x in range(np.uintp(low), np.uintp(high)):
-                more = values[x] - best[x]
-                alike[x] += exp_of_negative(-SHARPNESS * more * more)
-        share = np.float32(1) / np.float32(planes - 1)
+                alike[x] += part[x]
         for x in range(np.uintp(low), np.uintp(high)):
-            found = max(np.float32(1) - share * alike[x], np.float32(0))
+            found = max(one - share * (alike[x] - one), np.float32(0))
             weight[row, x] = found if seen[row, x] else np.float32(0)
 
 
@@ -307,7 +316,7 @@ def sweep(packed, ms, ts, depths, key, key_mean, key_spread, volume, matched):
                     corners,
                     cost[d],
                 )
-            weigh(cost, seen, low, high, work[0], work[1], weight)
+            weigh(cost, seen, low, high, work[0], work[1], work[2], weight)
             for row in range(rows):
                 for x in range(np.uintp(low), np.uintp(high)):
                     weights[row, x] += weight[row, x]
