@@ -1,7 +1,7 @@
 """The authors' depths at their own size, through every runtime of the CPU; weights follow from their names.
 
-Rounding decides of a few pixels whether a neighbour sees them on all planes. Networks that learned nothing make much of
-such a pixel for all around it: up to 1 % of the fused depths may be off by more than the bound of the recorded ones.
+On a white sky rounding decides of a pixel whether a neighbour counts. Networks that learned nothing make much of such a
+pixel for all around it: up to 0.3 % of the fused depths may be off by more than the bound of the recorded ones.
 """
 
 from __future__ import annotations
@@ -54,4 +54,4 @@ def test_the_authors_inverse_depths(runtime: str, backbone: tuple[str, Artifact]
     for found, key in ((answer.fused_m, "inverse_depth"), (answer.mono_m, "inverse_depth_mono")):
         error = np.abs(1 / found[::2, ::2] - expected[key])
         print(f"{name} {runtime} {key}: largest {error.max():.1e}, 99.9 % {np.quantile(error, 0.999):.1e}")
-        assert error.max() <= 5e-3 and (error > 1e-4).mean() <= (0.01 if key == "inverse_depth" else 0.0)
+        assert error.max() <= 5e-3 and (error > 1e-4).mean() <= (0.003 if key == "inverse_depth" else 0.0)
