@@ -229,12 +229,13 @@ class PerceptionNode(LifecycleNode):
         if self._frames.dropped(reason, sentence):
             self.get_logger().warning(f"dropped: {sentence}", throttle_duration_sec=5.0)
 
-    def _restart(self, sentence: str, cause: str) -> None:
+    def _restart(self, sentence: str, cause: str, jump_ns: int = 0) -> None:
+        """Forget the images before. jump_ns: how far their stamps jumped."""
         self._frames.restarted()
         if self._perception is not None:
             self._perception.restart(cause)
-        if self._poses is not None:
-            self._poses.images_restarted()
+        if self._poses is not None and jump_ns:
+            self._poses.images_restarted(back=jump_ns < 0)
         in_mailbox = self._worker is not None and self._worker.clear()
         for _ in range(self._intake.drop_images() + in_mailbox):
             self._drop("restart", "image: of the time before a restart")

@@ -42,7 +42,7 @@ class TopicPoses:
         self._node, self._source = node, parameters.pose_source
         self._base_frame, self._timeout_s = parameters.grid.frame_id, parameters.tf_timeout_s
         self._stale_s = parameters.input_timeout_s
-        self._buffer = PoseBuffer(parameters.poses.gap_s, parameters.poses.max_speed_mps)
+        self._buffer = PoseBuffer(parameters.poses.gap_s, parameters.poses.max_speed_mps, self._timeout_s)
         self._lock = threading.Lock()
         self._frame_id = ""
         self._oddities: Counter[str] = Counter()
@@ -88,8 +88,9 @@ class TopicPoses:
         """Forget all poses."""
         self._buffer.clear()
 
-    def images_restarted(self) -> None:
-        """Nothing to do: the poses show their own restart, and those of the new time may be here already."""
+    def images_restarted(self, back: bool) -> None:
+        """Images jumped in time; back: to earlier stamps. Poses from before that answer no image from then on."""
+        self._buffer.images_restarted(back)
 
     def close(self) -> None:
         """Stop listening."""
@@ -234,7 +235,7 @@ class TfPoses:
         self._epoch += 1
         self._buffer.clear()
 
-    def images_restarted(self) -> None:
+    def images_restarted(self, back: bool) -> None:
         """Forget all poses: TF takes none that is older than what it has."""
         self.reset()
 

@@ -255,16 +255,18 @@ def test_frames_too_far_apart_are_not_compared(drive) -> None:
     assert level == WARN and "9.0 m away, expected at most max_baseline_m = 8 m" in message
 
 
-@pytest.mark.parametrize("neighbours", ["past", "centred"])
-def test_a_bag_played_twice_starts_afresh(drive, neighbours: str) -> None:
+@pytest.mark.parametrize(("neighbours", "pose_first"), [("past", True), ("centred", True), ("past", False)])
+def test_a_bag_played_twice_starts_afresh(drive, neighbours: str, pose_first: bool) -> None:
     one = drive(frames__neighbours=neighbours)
-    one.steps(0, 4)
-    one.steps(0, 4)
+    one.steps(0, 4, pose_first=pose_first)
+    one.steps(0, 4, pose_first=pose_first)
     keys = [1000, 1100, 1200, 1300] if neighbours == "past" else [1000, 1100, 1200]
     assert one.answers(2 * len(keys)) == keys * 2
     half = len(keys)
     assert one.questions()[half:] == one.questions()[:half], "nothing of the first time is a neighbour in the second"
-    assert one.frames()[2]["reset: time jump"] == "1"
+    poses_of = [[frame.world_from_camera.tolist() for frame in asked.frames] for asked in one.model.asked]
+    assert poses_of[half:] == poses_of[:half]
+    assert one.frames()[2]["reset: time jump"] == "1" and one.one.drops() == {}
     assert values_of(one.one.ask_status("poses"))["odd: restart"] == "1"
 
 

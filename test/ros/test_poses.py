@@ -97,6 +97,54 @@ def test_stamps_that_go_back() -> None:
     assert buffer.wait(1100 * MS, 0.0, NEVER) is None
 
 
+def test_images_that_go_back_first_wait_for_poses_to_follow() -> None:
+    for last_ms in (2000, 30_000):
+        buffer = buffer_of(*range(1000, last_ms, 100), speed_mps=1.0)
+        buffer.images_restarted(back=True)
+        assert buffer.wait(1100 * MS, 0.0, NEVER) is None, "the pose of the run before"
+        # One that was still under way is of the time before, too.
+        assert not buffer.add(last_ms * MS, (last_ms * 1e-3, 2.0, 0.0), about_z(last_ms * 1e-3))
+        assert buffer.wait(1100 * MS, 0.0, NEVER) is None
+        assert buffer.add(1100 * MS, (7.0, 0.0, 0.0), LEVEL) == "restart"
+        assert buffer.wait(1100 * MS, 0.0, NEVER).odom_from_base[0, 3] == 7.0
+
+
+def test_images_that_go_back_after_the_poses_have_them_already() -> None:
+    buffer = buffer_of(1000, 1100, 1200)
+    assert buffer.add(100 * MS, (1.0, 2.0, 0.0), LEVEL) == "restart"
+    buffer.images_restarted(back=True)
+    assert buffer.wait(100 * MS, 0.0, NEVER) is not None
+    # That was one loop: with the next one the poses have to go back again.
+    buffer.images_restarted(back=True)
+    assert buffer.wait(100 * MS, 0.0, NEVER) is None
+
+
+def test_images_that_jump_ahead_keep_the_poses() -> None:
+    buffer = buffer_of(*range(1000, 8000, 100), speed_mps=1.0)
+    buffer.images_restarted(back=False)
+    assert buffer.wait(7500 * MS, 0.0, NEVER) is not None
+
+
+def test_a_camera_whose_clock_alone_was_set_back_has_poses_again() -> None:
+    buffer = PoseBuffer(gap_s=0.5, max_speed_mps=60.0, patience_s=0.05)
+    for stamp in (1000, 1100, 1200):
+        buffer.add(stamp * MS, (0.0, 0.0, 0.0), LEVEL)
+    buffer.images_restarted(back=True)
+    time.sleep(0.06)
+    assert buffer.wait(1150 * MS, 0.0, NEVER) is None, "nothing shows yet whose time it is"
+    buffer.add(1300 * MS, (0.0, 0.0, 0.0), LEVEL)
+    assert buffer.wait(1150 * MS, 0.0, NEVER) is not None
+
+
+def test_an_image_of_the_time_before_waits_no_longer() -> None:
+    buffer = buffer_of(1000, 1100)
+    threading.Timer(0.1, lambda: buffer.images_restarted(back=True)).start()
+    begin = time.monotonic()
+    with pytest.raises(InputError, match="of the time before a restart") as told:
+        buffer.wait(1200 * MS, 10.0, NEVER)
+    assert told.value.reason == "restart" and time.monotonic() - begin < 5
+
+
 @pytest.mark.parametrize(
     ("position", "quaternion", "text"),
     [
