@@ -55,6 +55,14 @@ def check_numbers(position: Sequence[float], quaternion: Sequence[float]) -> Non
         raise ValueError(f"got a quaternion of length {length:.3g}, expected 1")
 
 
+def gap_sentence(gap_ns: int, most_ns: int) -> str:
+    """Says that an image lies in a gap between poses that is not bridged."""
+    return (
+        f"image: the poses before and after it are {gap_ns * 1e-9:.2f} s apart, "
+        f"expected at most poses.gap_s = {most_ns * 1e-9:g} s"
+    )
+
+
 class PoseBuffer:
     """The poses of the last 10 s, in the order of their stamps.
 
@@ -83,9 +91,7 @@ class PoseBuffer:
         with self._changed:
             return self._frame_id
 
-    def add(
-        self, stamp_ns: int, position: Sequence[float], quaternion: Sequence[float], frame_id: str = "odom"
-    ) -> str:
+    def add(self, stamp_ns: int, position: Sequence[float], quaternion: Sequence[float], frame_id: str = "odom") -> str:
         """Take a pose: metres and x, y, z, w in a fixed frame. What is odd about it, empty if nothing is.
 
         ``repeated stamp`` and ``out of order``: it is not taken. ``restart``, ``pose jump`` and ``other fixed frame``:
@@ -176,11 +182,7 @@ class PoseBuffer:
             return self._located(self._positions[after], self._quaternions[after])
         gap_ns = stamps[after] - stamps[after - 1]
         if gap_ns > self._gap_ns:
-            raise InputError(
-                "no pose",
-                f"image: the poses before and after it are {gap_ns * 1e-9:.2f} s apart, "
-                f"expected at most poses.gap_s = {self._gap_ns * 1e-9:g} s",
-            )
+            raise InputError("no pose", gap_sentence(gap_ns, self._gap_ns))
         share = (stamp_ns - stamps[after - 1]) / gap_ns
         position = (1 - share) * self._positions[after - 1] + share * self._positions[after]
         rotation = slerp(self._quaternions[after - 1], self._quaternions[after], share)
