@@ -28,10 +28,10 @@ from kyn_ros.params import PerceptionParameters
 from kyn_ros.pose_buffer import KEPT_POSES, Located, PoseBuffer, PoseLate, check_numbers, gap_sentence
 from kyn_ros.worker import wait_until
 
-if tf2_ros is None:
-    TFMessage = None
-else:
+try:
     from tf2_msgs.msg import TFMessage
+except ImportError:  # it comes with tf2_ros, or not at all
+    TFMessage = None
 
 DEPTH = 200
 """Poses that may wait for the executor."""

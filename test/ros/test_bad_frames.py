@@ -289,6 +289,17 @@ def test_a_bag_played_twice_starts_afresh(drive, neighbours: str, pose_first: bo
     assert values_of(one.one.ask_status("poses"))["odd: restart"] == "1"
 
 
+def test_a_simulator_that_starts_elsewhere_with_an_image_before_its_poses(drive) -> None:
+    one = drive()
+    one.steps(0, 4)
+    for number in range(3):
+        one.step(1000 + 100 * number, 500.0 + number, pose_first=False)
+    assert one.answers(7)[4:] == [1000, 1100, 1200] and one.one.drops() == {}
+    x = [[round(float(frame.world_from_camera[0, 3]), 6) for frame in asked.frames] for asked in one.model.asked]
+    assert x[4:] == [[500.0], [501.0, 500.0], [502.0, 501.0, 500.0]]
+    assert one.frames()[2]["reset: time jump"] == "1" and "reset: pose jump" not in one.frames()[2]
+
+
 def test_reset_forgets_frames_and_poses(drive) -> None:
     one = drive(tf_timeout_s=0.2)
     one.steps(0, 3)
