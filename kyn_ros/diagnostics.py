@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.node import Node
 
 from kyn_models.artifact import TrainingCamera
 from kyn_models.predictors import AnyPredictor
@@ -176,6 +177,16 @@ def delay_text(delay_s: float | None) -> str:
         return ""
     # A replay without use_sim_time: the difference to today says nothing.
     return f"{delay_s * 1e3:.0f}" if abs(delay_s) < SAME_CLOCK_S else "stamps are of another clock"
+
+
+def second_publisher(node: Node, topic: str, what: str) -> str:
+    """A sentence that names the publishers of a topic where there are several; empty where there are not."""
+    if node.count_publishers(topic) < 2:
+        return ""
+    names = sorted(
+        f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in node.get_publishers_info_by_topic(topic)
+    )
+    return f"{what}: got {len(names)} publishers on {topic} ({', '.join(names)}), expected one"
 
 
 def make_status(name: str, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticStatus:

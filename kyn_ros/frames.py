@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from kyn_ros.poses import PoseSource
 from kyn_ros.worker import check
 
 BACKLOG = 8
-"""Images that may wait to become neighbours."""
+"""Images that may wait to become neighbours; of more, those are let go whose neighbours are nearest in time."""
 
 
 class Arrival(NamedTuple):
@@ -53,11 +53,14 @@ class Chosen(NamedTuple):
 
 
 class Frames:
-    """The window of one camera's images, and what became of them."""
+    """The window of one camera's images, and what became of them.
 
-    def __init__(self, poses: PoseSource, options: WindowOptions) -> None:
-        self._poses, self._window = poses, FrameWindow(options)
-        self._waiting: deque[Arrival] = deque(maxlen=BACKLOG)
+    drop: called with reason and sentence for an image that is given up when an older one is answered in its place.
+    """
+
+    def __init__(self, poses: PoseSource, options: WindowOptions, drop: Callable[[str, str], None]) -> None:
+        self._poses, self._window, self._drop = poses, FrameWindow(options), drop
+        self._waiting: list[Arrival] = []
         self._sources: dict[int, tuple[CameraInfo, str]] = {}
         self._lock = threading.Lock()
         self._epoch: int | None = None
@@ -66,11 +69,14 @@ class Frames:
         self._note = ""
         self._used: Counter[int] = Counter()
         self._alone: Counter[str] = Counter()
+        self._lost: Counter[str] = Counter()
+        self._lost_last = ""
 
     def arrived(self, arrival: Arrival) -> None:
         """An image that can become a neighbour, whether or not there will be time to answer it."""
         with self._lock:
             self._waiting.append(arrival)
+            self._thin()
 
     def restart(self, cause: str) -> None:
         """Forget the history; ``cause`` is counted and named."""
@@ -89,14 +95,16 @@ class Frames:
         an image has no pose or is none, ``Cancelled``.
         """
         begin, restarts = time.monotonic(), self._restarts
+        with self._lock:
+            self._lost_last = ""
         *earlier, (newest, located) = self._ready(arrival, restarts, cancelled)
         pose_ms = (time.monotonic() - begin) * 1e3
         for image, its_pose in earlier:
             check(cancelled)
             try:
                 self._add(image, its_pose, posed, restarts, ask=False)
-            except InputError:
-                continue  # counted when a newer image took its turn
+            except InputError as error:
+                self._lose(error)
         choice = self._add(newest, located, posed, restarts, ask=True)
         if choice is None:
             return None
@@ -130,10 +138,13 @@ class Frames:
                 **{f"alone: {cause}": str(count) for cause, count in sorted(self._alone.items())},
                 **{f"reset: {cause}": str(count) for cause, count in sorted(window.resets.items())},
                 **{f"ignored: {cause}": str(count) for cause, count in sorted(window.ignored.items())},
+                **{f"no neighbour: {reason}": str(count) for reason, count in sorted(self._lost.items())},
             }
-            note, reset = self._note, bool(window.resets)
+            note, reset, lost = self._note, bool(window.resets), self._lost_last
         if last is None:
             return make_status(name, OK, "no image was answered yet", values)
+        if lost:
+            return make_status(name, WARN, f"an image could not become a neighbour: {lost}", values)
         # Standing still and beginning are part of driving; beginning again and again is not.
         expected = last.choice.cause == "too little baseline" or (last.choice.cause == "first frame" and not reset)
         message = f"one image answers: {note}" if note else "neighbours are used"
@@ -144,6 +155,8 @@ class Frames:
         waiting = self._take_waiting(arrival)
         ready: list[tuple[Arrival, Located]] = []
         while waiting:
+            if self._restarts != restarts:
+                raise InputError("restart", "image: of the time before a restart")
             image = waiting.pop(0)
             try:
                 located = self._poses.locate(image.stamp_ns, cancelled, 0.0 if ready else None)
@@ -153,8 +166,12 @@ class Frames:
                 if ready:
                     break
                 raise
-            except InputError:
-                if not waiting and not ready:
+            except InputError as error:
+                if waiting:
+                    self._lose(error)
+                elif ready:
+                    self._drop(error.reason, str(error))
+                else:
                     raise
             else:
                 ready.append((image, located))
@@ -166,15 +183,31 @@ class Frames:
         with self._lock:
             taken = [one for one in self._waiting if one.stamp_ns < stamp_ns and one.image.header.frame_id == camera]
             later = [one for one in self._waiting if one.stamp_ns > stamp_ns]
-            self._waiting.clear()
-            self._waiting.extend(later)
+            self._waiting = later
         return [*taken, arrival]
 
     def _wait_on(self, images: list[Arrival], restarts: int) -> None:
         """Put images back, before those that came meanwhile; not those of the time before a restart."""
         with self._lock:
             if self._restarts == restarts:
-                self._waiting = deque([*images, *self._waiting], maxlen=BACKLOG)
+                self._waiting = [*images, *self._waiting]
+                self._thin()
+
+    def _thin(self) -> None:
+        """Keep the waiting images few, and spread over the time in which they can still be neighbours."""
+        options = self._window.options
+        too_old_ns = round((options.max_age_s + options.max_delay_s) * 1e9)
+        while len(self._waiting) > BACKLOG:
+            stamps = [one.stamp_ns for one in self._waiting]
+            around = [after - before for before, after in zip(stamps, stamps[2:], strict=False)]
+            too_old = stamps[-1] - stamps[0] > too_old_ns
+            del self._waiting[0 if too_old else 1 + around.index(min(around))]
+
+    def _lose(self, error: InputError) -> None:
+        """Note a waiting image that cannot become a neighbour; as one to be answered it had its turn."""
+        with self._lock:
+            self._lost[error.reason] += 1
+            self._lost_last = str(error)
 
     def _add(
         self,

@@ -15,11 +15,14 @@ from kyn_ros.params import PerceptionParameters
 
 
 class Intake:
-    """drop: called with reason and sentence for every image that is given up. restart: called with a sentence and a
-    cause before the first image of another time or camera."""
+    """drop: called with reason and sentence for every image that is given up. restart: called with a sentence, a cause
+    and the jump in nanoseconds (0: none) before the first image of another time or camera."""
 
     def __init__(
-        self, parameters: PerceptionParameters, drop: Callable[[str, str], None], restart: Callable[[str, str], None]
+        self,
+        parameters: PerceptionParameters,
+        drop: Callable[[str, str], None],
+        restart: Callable[[str, str, int], None],
     ) -> None:
         self._slop_s, self._limit_hz = parameters.pairing_slop_s, parameters.max_rate_hz
         self._drop, self._restart = drop, restart
@@ -53,7 +56,9 @@ class Intake:
                 "topic; give each camera a node of its own, in a namespace",
             )
             return None
+        before = self._images.last_ns
         order = self._images.check(stamp)
+        jump_ns = stamp - before if order == "restart" and before is not None else 0
         if order == "repeated":
             self._drop("repeated stamp", "image: its stamp is that of the image before, expected a later one")
             return None
@@ -61,13 +66,13 @@ class Intake:
             self._drop("out of order", "image: its stamp is before that of the image before, expected a later one")
             return None
         if camera == "changed":
-            self._restart("image: its frame_id changed", "camera change")
+            self._restart("image: its frame_id changed", "camera change", jump_ns)
             self._pairing.forget_infos()
             self._info_is_named, others = False, list(self._set_aside)
             for info in others:
                 self.info(info)
         elif order == "restart":
-            self._restart("image: its stamp jumped", "time jump")
+            self._restart("image: its stamp jumped", "time jump", jump_ns)
         return self._pairing.add_image(stamp, message)
 
     def info(self, message: CameraInfo) -> tuple[Any, CameraInfo] | None:

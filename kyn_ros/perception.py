@@ -55,7 +55,8 @@ class Perception:
     others fit are answered with those; the rest is dropped as "preparing", or waits if nothing is there yet.
     poses: for models of several frames, which answer from one image without them, and for the fused grid; an image
     without a pose is dropped.
-    mask: (H, W) uint8 in arriving images, non-zero where the vehicle itself is seen. name: the node's.
+    mask: (H, W) uint8 in arriving images, non-zero where the vehicle itself is seen. name: the node's. drop: called
+    with reason and sentence for an image that is given up beside the one that ``process`` answers.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Perception:
         mask: UInt8Array | None,
         logger: RcutilsLogger,
         name: str,
+        drop: Callable[[str, str], None],
     ) -> None:
         self.outputs = outputs
         self._poses = poses
@@ -78,7 +80,7 @@ class Perception:
         self._logger, self._name = logger, name
         self._frames: Frames | None = None
         if poses is not None and predictor.frames_wanted > 1:
-            self._frames = Frames(poses, parameters.frames.options(parameters.poses.max_speed_mps))
+            self._frames = Frames(poses, parameters.frames.options(parameters.poses.max_speed_mps), drop)
         elif predictor.frames_wanted > 1:
             logger.warning(without_poses(name, predictor.frames_wanted).message)
         self._setups: Background[_Setup] = Background()
@@ -176,7 +178,7 @@ class Perception:
         if self._poses is None or not self.outputs.fuses:
             return None
         located = self._poses.locate(stamp_ns, cancelled)
-        return Place(located.odom_from_base, located.epoch, self._poses.frame_id)
+        return Place(*located)
 
     def _setup(self, info: CameraInfo, camera_frame: str, cancelled: threading.Event) -> _Setup:
         """What answers a frame of this CameraInfo. Raises ``InputError`` while that is being built."""

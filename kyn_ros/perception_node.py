@@ -83,7 +83,7 @@ class PerceptionNode(LifecycleNode):
         self._outputs = Outputs(self, parameters)
         name = self.get_fully_qualified_name()
         self._perception = Perception(
-            predictor, self._mount, self._poses, self._outputs, parameters, mask, self.get_logger(), name
+            predictor, self._mount, self._poses, self._outputs, parameters, mask, self.get_logger(), name, self._drop
         )
         self.get_logger().info(
             f"model {predictor.artifact.name}, runtime {predictor.runtime_name} {predictor.precision}, "
@@ -114,7 +114,7 @@ class PerceptionNode(LifecycleNode):
             self.create_subscription(CameraInfo, "camera_info", self._on_info, qos.camera_info.profile(10)),
             self.create_subscription(image_type, topic, self._on_image, qos.image.profile()),
         ]
-        self._image_topic = self._inputs[1].topic_name
+        self._image_topic, self._several_cameras = self._inputs[1].topic_name, False
         self._activity = "active"
         self.get_logger().info(f"active, waiting for images on {self._image_topic}")
         return super().on_activate(state)
@@ -192,7 +192,15 @@ class PerceptionNode(LifecycleNode):
     def _on_image(self, message: Image | CompressedImage) -> None:
         stamp = convert.stamp_ns(message.header.stamp)
         self._frames.image_arrived((self.get_clock().now().nanoseconds - stamp) * 1e-9)
-        self._take(self._intake.image(message))
+        # Two cameras may name the same frame_id: what tells them apart then are their publishers.
+        second = diagnostics.second_publisher(self, self._image_topic, "image")
+        if second and not self._several_cameras:
+            self._restart(second, "two image publishers")
+        self._several_cameras = bool(second)
+        if second:
+            self._drop("two image publishers", f"{second}; give each camera a node of its own, in a namespace")
+        else:
+            self._take(self._intake.image(message))
 
     def _on_info(self, message: CameraInfo) -> None:
         self._frames.info_arrived()
@@ -229,12 +237,13 @@ class PerceptionNode(LifecycleNode):
         if self._frames.dropped(reason, sentence):
             self.get_logger().warning(f"dropped: {sentence}", throttle_duration_sec=5.0)
 
-    def _restart(self, sentence: str, cause: str) -> None:
+    def _restart(self, sentence: str, cause: str, jump_ns: int = 0) -> None:
+        """Forget the images before. jump_ns: how far their stamps jumped."""
         self._frames.restarted()
         if self._perception is not None:
             self._perception.restart(cause)
-        if self._poses is not None:
-            self._poses.images_restarted()
+        if self._poses is not None and jump_ns:
+            self._poses.images_restarted(back=jump_ns < 0)
         in_mailbox = self._worker is not None and self._worker.clear()
         for _ in range(self._intake.drop_images() + in_mailbox):
             self._drop("restart", "image: of the time before a restart")

@@ -83,15 +83,19 @@ class Drive:
         newest = self.one.node._perception._frames._window._newest
         return None if newest is None else newest.stamp_ns // MS
 
-    def step(self, stamp_ms: int, x: float, **image: Any) -> None:
+    def step(self, stamp_ms: int, x: float, pose_first: bool = True, **image: Any) -> None:
         """A pose and an image of the same moment, and whatever the node does with them."""
-        self.pose(stamp_ms, x)
+        if pose_first:
+            self.pose(stamp_ms, x)
         self.image(stamp_ms, **image)
+        if not pose_first:
+            self.one.ros.spin_for(0.1)
+            self.pose(stamp_ms, x)
         assert self.one.ros.spin_until(lambda: self.seen() == stamp_ms, 30.0), self.one.drops()
 
-    def steps(self, first: int, count: int, step_m: float = 1.0) -> None:
+    def steps(self, first: int, count: int, step_m: float = 1.0, pose_first: bool = True) -> None:
         for number in range(first, first + count):
-            self.step(1000 + 100 * number, step_m * number)
+            self.step(1000 + 100 * number, step_m * number, pose_first)
 
     def answers(self, count: int) -> list[int]:
         """Stamps of the grids in milliseconds, once there are ``count``."""

@@ -14,6 +14,7 @@ from bench import CAMERA, FRAME, SECOND, values_of
 from diagnostic_msgs.msg import DiagnosticStatus
 from nav_msgs.msg import Odometry
 from posed_drive import MS
+from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -199,6 +200,24 @@ def test_the_focal_length_of_a_second_camera_is_never_used(drive) -> None:
     assert {frame.intrinsics for asked in one.model.asked for frame in asked.frames} == {CAMERA}
 
 
+def test_a_second_image_publisher_is_named_and_no_image_taken(drive) -> None:
+    one = drive()
+    one.steps(0, 2)
+    other = one.one.ros.node("second_camera")
+    second = other.create_publisher(Image, "image", 5)
+    assert one.one.ros.spin_until(lambda: one.one.node.count_publishers("/image") == 2)
+    one.pose(1200, 2.0)
+    one.image(1200)
+    sentence = "image: got 2 publishers on /image (/peer, /second_camera), expected one; give each camera a node"
+    one.one.wait_for_status("input", ERROR, sentence)
+    assert one.answers(2) == [1000, 1100] and one.one.drops() == {"two image publishers": 1}
+    other.destroy_publisher(second)
+    assert one.one.ros.spin_until(lambda: one.one.node.count_publishers("/image") == 1)
+    one.step(1300, 3.0)
+    # Whose images those before were is not known.
+    assert one.answers(3)[-1] == 1300 and one.questions()[-1] == (1300,)
+
+
 def test_another_camera_takes_over_and_starts_afresh(drive) -> None:
     one = drive()
     one.steps(0, 2)
@@ -255,17 +274,30 @@ def test_frames_too_far_apart_are_not_compared(drive) -> None:
     assert level == WARN and "9.0 m away, expected at most max_baseline_m = 8 m" in message
 
 
-@pytest.mark.parametrize("neighbours", ["past", "centred"])
-def test_a_bag_played_twice_starts_afresh(drive, neighbours: str) -> None:
+@pytest.mark.parametrize(("neighbours", "pose_first"), [("past", True), ("centred", True), ("past", False)])
+def test_a_bag_played_twice_starts_afresh(drive, neighbours: str, pose_first: bool) -> None:
     one = drive(frames__neighbours=neighbours)
-    one.steps(0, 4)
-    one.steps(0, 4)
+    one.steps(0, 4, pose_first=pose_first)
+    one.steps(0, 4, pose_first=pose_first)
     keys = [1000, 1100, 1200, 1300] if neighbours == "past" else [1000, 1100, 1200]
     assert one.answers(2 * len(keys)) == keys * 2
     half = len(keys)
     assert one.questions()[half:] == one.questions()[:half], "nothing of the first time is a neighbour in the second"
-    assert one.frames()[2]["reset: time jump"] == "1"
+    poses_of = [[frame.world_from_camera.tolist() for frame in asked.frames] for asked in one.model.asked]
+    assert poses_of[half:] == poses_of[:half]
+    assert one.frames()[2]["reset: time jump"] == "1" and one.one.drops() == {}
     assert values_of(one.one.ask_status("poses"))["odd: restart"] == "1"
+
+
+def test_a_simulator_that_starts_elsewhere_with_an_image_before_its_poses(drive) -> None:
+    one = drive()
+    one.steps(0, 4)
+    for number in range(3):
+        one.step(1000 + 100 * number, 500.0 + number, pose_first=False)
+    assert one.answers(7)[4:] == [1000, 1100, 1200] and one.one.drops() == {}
+    x = [[round(float(frame.world_from_camera[0, 3]), 6) for frame in asked.frames] for asked in one.model.asked]
+    assert x[4:] == [[500.0], [501.0, 500.0], [502.0, 501.0, 500.0]]
+    assert one.frames()[2]["reset: time jump"] == "1" and "reset: pose jump" not in one.frames()[2]
 
 
 def test_reset_forgets_frames_and_poses(drive) -> None:

@@ -5,18 +5,25 @@ The model is a stand-in that answers from the key frame and keeps what it was as
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 
-from bench import MOUNT
+from bench import CAMERA, MOUNT, image_of, info_of
 from diagnostic_msgs.msg import DiagnosticStatus
 from posed_drive import MS
 from sensor_msgs.msg import Image
 
+from kyn_models.frame_window import WindowOptions
+from kyn_models.types import Float64Array, PosedFrame
 from kyn_ros import convert
+from kyn_ros.convert import InputError
+from kyn_ros.frames import BACKLOG, Arrival, Frames
 from kyn_ros.mount import pose_from_numbers
+from kyn_ros.pose_buffer import Located, PoseBuffer, PoseLate
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -73,3 +80,109 @@ def test_images_that_had_no_time_for_an_answer_are_neighbours(drive) -> None:
     assert one.answers(3) == [1000, 1100, 1500]
     assert one.questions()[-1] == (1500, 1400, 1300)
     assert one.one.drops() == {"newer image": 3}
+
+
+# -- without a node ----------------------------------------------------------------------------------------------------
+
+
+class Poses(PoseBuffer):
+    """A vehicle that drives along x, asked as the node's pose sources are."""
+
+    def __init__(self, speed_mps: float, *stamps_ms: int) -> None:
+        super().__init__(gap_s=0.5, max_speed_mps=60.0)
+        for stamp_ms in stamps_ms:
+            self.add(stamp_ms * MS, (speed_mps * stamp_ms * 1e-3, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+
+    def locate(self, stamp_ns: int, cancelled: threading.Event, timeout_s: float | None = None) -> Located:
+        found = self.wait(stamp_ns, 0.0, cancelled)
+        if found is None:
+            raise PoseLate("no pose", "image: late")
+        return found
+
+    def age_text(self) -> str:
+        return ""
+
+
+class Asked:
+    """Frames of a past window, and what they drop."""
+
+    def __init__(self, poses: Poses) -> None:
+        self.drops: list[str] = []
+        self.frames = Frames(poses, WindowOptions(), lambda reason, sentence: self.drops.append(reason))
+
+    def arrive(self, *stamps_ms: int) -> None:
+        for stamp_ms in stamps_ms:
+            self.frames.arrived(self.arrival(stamp_ms))
+
+    def choose(self, stamp_ms: int, broken: int = 0) -> list[int]:
+        """Stamps of key and neighbours; broken: the image that is none."""
+
+        def posed(arrival: Arrival, pose: Float64Array) -> PosedFrame:
+            if arrival.stamp_ns == broken * MS:
+                raise InputError("camera_info", "camera_info: broken")
+            image = np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8)
+            return PosedFrame(image, CAMERA, arrival.stamp_ns, pose)
+
+        chosen = self.frames.choose(self.arrival(stamp_ms), posed, threading.Event())
+        frames = (chosen.choice.key, *chosen.choice.neighbours)
+        self.frames.answered(chosen, len(frames))
+        return [frame.stamp_ns // MS for frame in frames]
+
+    @staticmethod
+    def arrival(stamp_ms: int) -> Arrival:
+        return Arrival(image_of(128, stamp_ms * MS), info_of(stamp_ms * MS), 0.0)
+
+
+@pytest.mark.parametrize("every_s", [0.7, 3.0])
+def test_a_fast_camera_before_a_slow_model_still_has_neighbours(every_s: float) -> None:
+    one = Asked(Poses(3.0, *range(1000, 11_000, 100)))
+    stamps = range(1000, 10_800, 16)
+    due = 1000.0
+    for stamp_ms in stamps:
+        one.arrive(stamp_ms)
+        assert len(one.frames._waiting) <= BACKLOG
+        if stamp_ms < due:
+            continue
+        due += 1e3 * every_s
+        key, *neighbours = one.choose(stamp_ms)
+        assert key == stamp_ms
+        # At 3 m/s a spacing of 0.7 m takes 0.23 s; two of them are well within the 2 s of a neighbour.
+        assert len(neighbours) == 2 or stamp_ms == 1000, one.frames._note
+
+
+def test_the_newest_image_without_a_pose_is_counted_when_an_older_one_answers() -> None:
+    one = Asked(Poses(10.0, 1000, 1100, 1200, 1300, 2000))
+    assert one.choose(1000) == [1000]
+    one.arrive(1100, 1200, 1600)
+    assert one.choose(1600) == [1200, 1100, 1000] and one.drops == ["no pose"]
+
+
+def test_an_image_that_cannot_become_a_neighbour_is_counted_and_named() -> None:
+    one = Asked(Poses(10.0, *range(1000, 2000, 100)))
+    assert one.choose(1000) == [1000]
+    one.arrive(1100, 1200, 1300)
+    assert one.choose(1300, broken=1200) == [1300, 1100, 1000] and not one.drops
+    status = one.frames.status("frames")
+    assert status.level == WARN
+    assert status.message == "an image could not become a neighbour: camera_info: broken"
+    assert {value.key: value.value for value in status.values}["no neighbour: camera_info"] == "1"
+    one.arrive(1400)
+    one.choose(1400)
+    assert "could not become" not in one.frames.status("frames").message
+
+
+def test_images_of_the_time_before_a_restart_are_not_waited_for() -> None:
+    poses = Poses(10.0, 1000)
+    one = Asked(poses)
+    one.arrive(1100, 1200)
+    asked: list[int] = []
+
+    def locate(stamp_ns: int, cancelled: threading.Event, timeout_s: float | None = None) -> Located:
+        asked.append(stamp_ns // MS)
+        one.frames.restart("time jump")
+        raise InputError("restart", "image: of the time before a restart")
+
+    poses.locate = locate
+    with pytest.raises(InputError, match="of the time before"):
+        one.choose(1300)
+    assert asked == [1100]

@@ -121,11 +121,18 @@ def test_it_learns_from_every_image_also_while_nobody_listens(bench) -> None:
     check(late[-1], by_hand(grids, [drive.pose(step) for step in range(6)]))
 
 
-def test_a_bag_played_twice_gives_the_same(bench) -> None:
-    drive = Drive(bench)
+@pytest.mark.parametrize("image_first", [False, True])
+def test_a_bag_played_twice_gives_the_same(bench, image_first: bool) -> None:
+    drive = Drive(bench, tf_timeout_s=20.0)
     fused = drive.bench.listen(OccupancyGrid, "occupancy_grid_fused")
-    for _ in range(2):
-        for step in range(5):
+    for count in range(10):
+        step, stamp = count % 5, SECOND + count % 5 * SECOND // 5
+        if image_first:
+            drive.bench.send(image_of(drive.grey(step), stamp), info_of(stamp))
+            drive.bench.ros.spin_for(0.1)
+            drive.say(stamp, drive.pose(step))
+            assert drive.bench.ros.spin_until(lambda count=count: len(fused) > count)
+        else:
             drive.step(step)
     assert drive.bench.ros.spin_until(lambda: len(fused) == 10)
     for first, second in zip(fused[:5], fused[5:], strict=True):

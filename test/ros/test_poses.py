@@ -18,10 +18,9 @@ from nav_msgs.msg import Odometry
 from rclpy.parameter import Parameter
 from std_msgs.msg import Header
 
-from kyn_ros import convert, mount, params, poses
+from kyn_ros import convert, params, poses
 from kyn_ros.convert import InputError
-from kyn_ros.mount import numbers_from_pose, pose_from_numbers
-from kyn_ros.odometry import quaternion_from_pose
+from kyn_ros.mount import numbers_from_pose
 from kyn_ros.params import PerceptionParameters
 from kyn_ros.pose_buffer import KEPT_NS, PoseBuffer, slerp
 from kyn_ros.worker import Cancelled
@@ -95,6 +94,54 @@ def test_stamps_that_go_back() -> None:
     np.testing.assert_allclose(buffer.wait(1100 * MS, 0.0, NEVER).odom_from_base[0, 3], 11.0)
     assert buffer.add(100 * MS, (1.0, 2.0, 0.0), LEVEL) == "restart"
     assert buffer.wait(1100 * MS, 0.0, NEVER) is None
+
+
+def test_images_that_go_back_first_wait_for_poses_to_follow() -> None:
+    for last_ms in (2000, 30_000):
+        buffer = buffer_of(*range(1000, last_ms, 100), speed_mps=1.0)
+        buffer.images_restarted(back=True)
+        assert buffer.wait(1100 * MS, 0.0, NEVER) is None, "the pose of the run before"
+        # One that was still under way is of the time before, too.
+        assert not buffer.add(last_ms * MS, (last_ms * 1e-3, 2.0, 0.0), about_z(last_ms * 1e-3))
+        assert buffer.wait(1100 * MS, 0.0, NEVER) is None
+        assert buffer.add(1100 * MS, (7.0, 0.0, 0.0), LEVEL) == "restart"
+        assert buffer.wait(1100 * MS, 0.0, NEVER).odom_from_base[0, 3] == 7.0
+
+
+def test_images_that_go_back_after_the_poses_have_them_already() -> None:
+    buffer = buffer_of(1000, 1100, 1200)
+    assert buffer.add(100 * MS, (1.0, 2.0, 0.0), LEVEL) == "restart"
+    buffer.images_restarted(back=True)
+    assert buffer.wait(100 * MS, 0.0, NEVER) is not None
+    # That was one loop: with the next one the poses have to go back again.
+    buffer.images_restarted(back=True)
+    assert buffer.wait(100 * MS, 0.0, NEVER) is None
+
+
+def test_images_that_jump_ahead_keep_the_poses() -> None:
+    buffer = buffer_of(*range(1000, 8000, 100), speed_mps=1.0)
+    buffer.images_restarted(back=False)
+    assert buffer.wait(7500 * MS, 0.0, NEVER) is not None
+
+
+def test_a_camera_whose_clock_alone_was_set_back_has_poses_again() -> None:
+    buffer = PoseBuffer(gap_s=0.5, max_speed_mps=60.0, patience_s=0.05)
+    for stamp in (1000, 1100, 1200):
+        buffer.add(stamp * MS, (0.0, 0.0, 0.0), LEVEL)
+    buffer.images_restarted(back=True)
+    time.sleep(0.06)
+    assert buffer.wait(1150 * MS, 0.0, NEVER) is None, "nothing shows yet whose time it is"
+    buffer.add(1300 * MS, (0.0, 0.0, 0.0), LEVEL)
+    assert buffer.wait(1150 * MS, 0.0, NEVER) is not None
+
+
+def test_an_image_of_the_time_before_waits_no_longer() -> None:
+    buffer = buffer_of(1000, 1100)
+    threading.Timer(0.1, lambda: buffer.images_restarted(back=True)).start()
+    begin = time.monotonic()
+    with pytest.raises(InputError, match="of the time before a restart") as told:
+        buffer.wait(1200 * MS, 10.0, NEVER)
+    assert told.value.reason == "restart" and time.monotonic() - begin < 5
 
 
 @pytest.mark.parametrize(
@@ -180,9 +227,8 @@ def test_poses_of_a_topic(ros, kind: str) -> None:
     np.testing.assert_allclose(one.x(1025), 10.25)
     assert one.poses.frame_id == "odom" and one.values()["poses"] == "2"
     assert one.poses.status("poses").level == DiagnosticStatus.OK
-    with pytest.raises(
-        InputError, match=r"no pose for its stamp on /\w+ after 0 s \(the newest is from before"
-    ) as told:
+    late = r"no pose for its stamp on /\w+ after 0 s \(the newest is from 0\.100 s before its stamp\), .* 1\.200 s; see"
+    with pytest.raises(InputError, match=late) as told:
         one.x(1200)
     assert told.value.reason == "no pose"
     one.poses.reset()
@@ -196,9 +242,10 @@ def test_poses_of_another_frame_are_refused_by_name(ros) -> None:
     status = one.poses.status("poses")
     assert status.level == DiagnosticStatus.ERROR
     assert (
-        "got poses of 'base_footprint' (child_frame_id), expected those of grid.frame_id 'base_link'" in status.message
+        "got poses of 'base_footprint' (child_frame_id), expected those of grid.frame_id 'base_link'; publish those, "
+        "or set grid.frame_id" in status.message
     )
-    with pytest.raises(InputError, match="base_footprint"):
+    with pytest.raises(InputError, match=r"no pose for its stamp on /odom .*refused: .*base_footprint.* 1\.000 s; see"):
         one.x(1000)
     one.send(1100, 1.0)
     assert one.poses.status("poses").level == DiagnosticStatus.OK and one.values()["odd: child_frame_id"] == "1"
@@ -215,13 +262,35 @@ def test_a_message_that_is_no_pose_is_refused(ros, x: float, w: float) -> None:
     assert one.values()["odd: not a pose"] == "1"
 
 
+def test_a_message_that_is_no_pose_leaves_the_history_whatever_it_names(ros) -> None:
+    one = Source(ros, "odom")
+    one.send(1000, 1.0)
+    one.send(1100, 2.0)
+    one.send(1200, math.nan, frame="map")
+    found = one.poses.locate(1050 * MS, NEVER, timeout_s=0.0)
+    assert found.odom_from_base[0, 3] == pytest.approx(1.5) and found.frame_id == one.poses.frame_id == "odom"
+    assert "odd: other fixed frame" not in one.values()
+
+
+@pytest.mark.parametrize("kind", ["odom", "pose"])
+@pytest.mark.parametrize("frame", ["", "base_link"])
+def test_poses_in_no_frame_that_stands_still_are_refused(ros, kind: str, frame: str) -> None:
+    one = Source(ros, kind)
+    one.send(1000, 1.0, frame=frame)
+    status = one.poses.status("poses")
+    assert status.level == DiagnosticStatus.ERROR and f"got poses in the frame {frame!r}" in status.message
+    with pytest.raises(InputError, match="expected the name of a frame that stands still"):
+        one.x(1000)
+    assert one.values()["odd: frame_id"] == "1" and one.poses.frame_id == ""
+
+
 def test_another_fixed_frame_is_a_new_epoch(ros) -> None:
     one = Source(ros, "odom")
     one.send(1000, 1.0)
     first = one.poses.locate(1000 * MS, NEVER)
     one.send(1100, 1.1, frame="map")
     second = one.poses.locate(1100 * MS, NEVER)
-    assert second.epoch > first.epoch and one.poses.frame_id == "map"
+    assert second.epoch > first.epoch and (first.frame_id, second.frame_id) == ("odom", "map")
     assert one.values()["odd: other fixed frame"] == "1"
 
 
@@ -240,34 +309,3 @@ def test_two_publishers_are_named_and_no_pose_is_taken_from_them(ros) -> None:
     other.destroy_publisher(second)
     assert ros.spin_until(lambda: one.poses._node.count_publishers("/odom") == 1)
     assert one.x(1000) == 1.0
-
-
-def test_tf_is_refused_where_it_is_not_installed(ros) -> None:
-    if mount.tf2_ros is not None:
-        pytest.skip("tf2_ros is installed: poses come from TF")
-    with pytest.raises(ValueError, match="pose_source is tf and tf2_ros is not installed, expected odom or pose"):
-        Source(ros, "tf")
-
-
-def test_poses_from_tf(ros) -> None:
-    tf2_ros = pytest.importorskip("tf2_ros", reason="tf2_ros is part of a ROS 2 installation")
-    from geometry_msgs.msg import TransformStamped
-    from rclpy.node import Node
-
-    given = [Parameter("pose_source", value="tf"), Parameter("tf_timeout_s", value=0.2)]
-    node = ros.add(Node("source", context=ros.context, parameter_overrides=given))
-    params.declare(node, PerceptionParameters)
-    source = poses.make_pose_source(node, params.read(node, PerceptionParameters))
-    broadcaster = tf2_ros.TransformBroadcaster(ros.node("wheels"))
-    for stamp_ms, x in ((1000, 1.0), (1100, 2.0)):
-        transform = TransformStamped(child_frame_id="base_link")
-        transform.header = Header(stamp=convert.time_message(stamp_ms * MS), frame_id="odom")
-        transform.transform.translation.x = x
-        _, _, transform.transform.rotation.z, transform.transform.rotation.w = quaternion_from_pose(
-            pose_from_numbers((0, 0, 0, 0, 0, 0.1))
-        )
-        broadcaster.sendTransform(transform)
-        ros.spin_for(0.3)
-    np.testing.assert_allclose(source.lookup(1050 * MS, NEVER)[0, 3], 1.5)
-    with pytest.raises(InputError, match="TF has no transform from 'base_link' to 'odom'"):
-        source.lookup(1200 * MS, NEVER)
