@@ -31,9 +31,12 @@ def posed_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of an artifact with weights alone."""
     for library in ("torch", "safetensors", "numba"):
         pytest.importorskip(library, reason="the plain model runs in torch")
-    from tiny_frames import write_weights
+    from artifacts import TINY_FRAMES
 
-    return write_weights(tmp_path_factory.mktemp("posed") / "model").path
+    from kyn_models.models import seeded
+
+    folder = tmp_path_factory.mktemp("posed") / "model"
+    return seeded.write_seeded_frames(folder, seeded.seeded_frames(TINY_FRAMES), width=128, height=64).path
 
 
 def picture(number: int) -> np.ndarray:
