@@ -17,7 +17,7 @@ import numpy as np
 
 from kyn_models import cells, occupancy, runtimes
 from kyn_models.artifact import Artifact
-from kyn_models.depth_occupancy import DepthCells, depth_to_volume
+from kyn_models.depth_occupancy import DepthCells, depth_to_occupancy
 from kyn_models.models import FRAME_FAMILIES
 from kyn_models.occupancy import GridOptions
 from kyn_models.predictor import KEPT_MOUNTS, OUTPUTS
@@ -174,8 +174,7 @@ class DepthPredictor:
         stages |= answer.stages_ms
         start = time.perf_counter()
         depth = self._depth(answer, wanted, prepared.seen)
-        volume = depth_to_volume(depth, prepared.view, self.grid) if outputs & {"volume", "grid"} else None
-        grid = occupancy.volume_to_grid(volume, self.spec, self.grid) if volume is not None else None
+        known = depth_to_occupancy(depth, prepared.view, self.grid) if outputs & {"volume", "grid"} else None
         stages["assemble"] = (time.perf_counter() - start) * 1e3
         return Prediction(
             stamp_ns=key.stamp_ns,
@@ -184,8 +183,8 @@ class DepthPredictor:
             spec=self.spec,
             base_from_camera=observation.base_from_camera,
             depth_m=depth if "depth" in outputs else None,
-            volume=volume if "volume" in outputs else None,
-            grid=grid if "grid" in outputs else None,
+            volume=known.volume if known and "volume" in outputs else None,
+            grid=known.grid if known and "grid" in outputs else None,
             stages_ms=stages,
             frames_used=1 + len(asked.neighbours),
         )

@@ -28,6 +28,7 @@ NUMPY_ONLY = [
         "predictor",
         "predictors",
         "depth_predictor",
+        "depth_ground",
         "depth_occupancy",
         "views",
         "ply",
