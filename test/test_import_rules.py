@@ -22,6 +22,7 @@ NUMPY_ONLY = [
         "config",
         "canonical",
         "image_file",
+        "motion_limits",
         "stamp_order",
         "frame_window",
         "artifact",

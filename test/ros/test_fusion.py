@@ -128,6 +128,8 @@ def test_a_bag_played_twice_gives_the_same(bench) -> None:
         for step in range(5):
             drive.step(step)
     assert drive.bench.ros.spin_until(lambda: len(fused) == 10)
+    counts = values_of(drive.bench.ask_status("fusion"))
+    assert (counts["taken in"], counts["reset"]) == ("10", "1")
     for first, second in zip(fused[:5], fused[5:], strict=True):
         assert first == second
 
@@ -162,6 +164,9 @@ def test_a_fixed_frame_whose_z_is_not_up_is_refused(bench) -> None:
     status = drive.bench.wait_for_status("input", DiagnosticStatus.ERROR)
     assert "tilted by 90 degrees" in status.message and values_of(status)["dropped: pose tilted"] == "1"
     assert not drive.bench.grids
+    status = drive.bench.ask_status("fusion")
+    assert status.level == DiagnosticStatus.WARN and "tilted by 90 degrees" in status.message
+    assert values_of(status)["refused: pose tilted"] == "1"
 
 
 def test_another_resolution_starts_afresh(bench) -> None:
