@@ -23,6 +23,7 @@ NUMPY_ONLY = [
         "canonical",
         "image_file",
         "motion_limits",
+        "relative_poses",
         "stamp_order",
         "frame_window",
         "artifact",
