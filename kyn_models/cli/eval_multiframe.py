@@ -91,8 +91,9 @@ def require_frames_artifact(path: Path) -> Artifact:
     """The artifact of a model of several frames. Raises ``ValueError`` for another family."""
     artifact = Artifact.load(path)
     if artifact.manifest.family not in FRAME_FAMILIES:
+        expected = " or ".join(sorted(FRAME_FAMILIES))
         raise ValueError(
-            f"{path}: got a model of family {artifact.manifest.family!r}, expected {' or '.join(sorted(FRAME_FAMILIES))}; models of "
+            f"{path}: got a model of family {artifact.manifest.family!r}, expected {expected}; models of "
             "one image are scored by kyn eval depth"
         )
     return artifact
