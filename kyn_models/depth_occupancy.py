@@ -9,7 +9,7 @@ For families that say depth instead of density. A cell is judged by every pixel 
   for far cells are smaller than the distance between two of these. Of a near cell, which covers hundreds of pixels, at
   least ``HIT_SHARE`` must be surface, so that a few pixels that float between an edge and what is behind it are none.
 * *Unknown* everywhere else: behind the surface, outside the view, nearer than the model can say.
-* *Ground* is what lies at most ``GROUND_HEIGHT_M`` above a plane that is fitted to each frame near the known mount. It
+* *Ground* is what lies at most ``GROUND_HEIGHT_M`` above the ground of ``kyn_models.depth_ground``. It
   is no obstacle anywhere, and a ray that ends on it is free down to the plane. Cells in the ground are unknown; where
   the road rises into the band of heights of obstacles, they are free there as the first cell above it is.
 """
@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from kyn_models import cells
-from kyn_models.occupancy import GridOptions, band_layers
+from kyn_models.depth_ground import GROUND_HEIGHT_M, Ground, ground_of
+from kyn_models.occupancy import GridOptions, band_layers, volume_to_grid
 from kyn_models.types import UNKNOWN, Float32Array, Float64Array, Intrinsics, UInt8Array, VoxelGridSpec
 
 DEPTH_TOLERANCE = 0.05
@@ -39,16 +41,9 @@ BLURRED = 0.06
 """A pixel floats where one neighbour is nearer and the opposite one farther by more than this share of its depth."""
 LONGEST_GAP = 12
 """At most so many points are put between two pixels."""
-GROUND_HEIGHT_M = 0.25
-"""What is at most this high above the ground's plane is ground: kerbs, and the errors of depth on the road."""
-PLANE_SPREAD = (0.1, 0.015)
-"""How far the ground may be from z = 0 of base_link: metres of height, and slope. Standard deviations."""
-STEEPEST = np.array([0.3, 0.06, 0.06])
-"""A plane that is farther from z = 0 than this is not believed: metres of height, and slopes."""
-PLANE_REACH_M = 40.0
-"""Ground farther away than this says nothing about the plane."""
-PLANE_STEP = 4
-"""Every so many pixels are looked at for the plane."""
+LIFTED_M = 0.1
+"""Where the ground is believed to rise, what is more than this above it, and more than GROUND_HEIGHT_M above z = 0, is
+no ground for sure, and no obstacle either: unknown."""
 FREE, OCCUPIED = np.uint8(0), np.uint8(254)
 KERNEL_GROWTH = 1.5
 """Cells are looked at in squares of pixels; each of these is so many times as wide as the one before."""
@@ -61,7 +56,7 @@ class DepthCells:
     index: (n,) flat indices of the cells whose centres are in view. far: (n,) metres of their far sides along the
     optical axis. kernels: widths of squares of pixels. lookup: (n,) of which square about which pixel the least depth
     decides, number of the square times h * w and the pixel. rays: (3, h * w) directions of
-    the pixels in base_link for one metre along the optical axis. origin: (3,) of the camera in base_link.
+    the pixels in base_link for one metre along the optical axis. base_from_camera: (4, 4) the mount.
     """
 
     spec: VoxelGridSpec
@@ -71,7 +66,12 @@ class DepthCells:
     far: Float32Array
     lookup: np.ndarray
     rays: Float32Array
-    origin: Float64Array
+    base_from_camera: Float64Array
+
+    @property
+    def origin(self) -> Float64Array:
+        """(3,) of the camera in base_link."""
+        return self.base_from_camera[:3, 3]
 
     @property
     def reach(self) -> float:
@@ -110,7 +110,7 @@ class DepthCells:
             (points[:, 2] + half).astype(np.float32),
             lookup.astype(np.int32),
             rays,
-            np.array(np.asarray(base_from_camera)[:3, 3]),
+            np.array(base_from_camera, dtype=np.float64),
         )
 
 
@@ -122,73 +122,102 @@ def _kernels(widest: float) -> tuple[int, ...]:
     return tuple(widths)
 
 
-def depth_to_volume(depth_m: np.ndarray, view: DepthCells, options: GridOptions) -> UInt8Array:
-    """(nz, ny, nx) uint8 volume of a depth map: 0 free, 254 occupied, 255 unknown.
+class DepthOccupancy(NamedTuple):
+    """volume: (nz, ny, nx) uint8: 0 free, 254 occupied, 255 unknown. grid: (ny, nx) int8 as ``volume_to_grid``, and not
+    free where the road falls below what the volume says."""
+
+    volume: UInt8Array
+    grid: np.ndarray
+
+
+class _Heights(NamedTuple):
+    """Of every pixel, (h, w): is its surface ground; is nobody sure; is it far below the ground that is believed."""
+
+    ground: np.ndarray
+    doubtful: np.ndarray
+    below: np.ndarray
+
+
+def depth_to_occupancy(depth_m: np.ndarray, view: DepthCells, options: GridOptions) -> DepthOccupancy:
+    """Volume and grid of a depth map.
 
     depth_m: (h, w) float32 metres along the optical axis, of the camera of ``view``; NaN invalid (the cells that it
-    covers are unknown), +Inf sky (free along its ray). options: its band of heights, in which rising ground is free.
-    Raises ``ValueError`` for another size.
+    covers are unknown), +Inf sky (free along its ray). options: its band of heights, which is free in rising ground and
+    reaches down to falling ground. Raises ``ValueError`` for another size.
     """
     shape = (view.camera.height, view.camera.width)
     if depth_m.shape != shape:
         raise ValueError(f"depth_m: got shape {depth_m.shape}, expected {shape} as its camera")
     depth = np.where(depth_m > 0, depth_m, np.float32(0)).astype(np.float32, copy=False)  # NaN becomes 0
-    plane = ground_plane(depth, view)
+    ground = ground_of(depth, view.rays, view.origin)
+    plane = ground.plane
     # Height of the camera, and of each ray per metre, above the plane.
     above = np.float32(view.origin[2] - plane @ (1.0, *view.origin[:2]))
     climb = view.rays[2] - np.float32(plane[1]) * view.rays[0] - np.float32(plane[2]) * view.rays[1]
     climb = climb.reshape(shape)
-    ground = (climb < 0) & (depth > 0) & (above + climb * np.minimum(depth, np.float32(1e6)) <= GROUND_HEIGHT_M)
+    heights = _heights(depth, above + climb * np.minimum(depth, np.float32(1e6)), climb < 0, ground, view)
     reach = depth * np.float32(1 - DEPTH_TOLERANCE)
     # The plane instead of the ground's depth, whose errors matter most where rays meet it at a small angle.
-    reach[ground] = np.maximum(depth[ground], above / -climb[ground])
+    reach[heights.ground] = np.maximum(depth[heights.ground], above / -climb[heights.ground])
     volume = np.full(view.spec.shape, UNKNOWN, dtype=np.uint8)
     flat = volume.reshape(-1)
     flat[view.index[_least(reach, view).take(view.lookup) >= view.far]] = FREE
-    flat[_surface_cells(depth, ~ground, view)] = OCCUPIED
-    _open_ground(volume, plane, view.spec, band_layers(view.spec, options))
-    return volume
+    flat[_surface_cells(depth, heights.doubtful, view)] = UNKNOWN
+    flat[_surface_cells(depth, ~heights.ground & ~heights.doubtful, view)] = OCCUPIED
+    _, y, x = view.spec.axes()
+    road = ground.height(x[None, :], y[:, None])
+    _open_ground(volume, road, view.spec, band_layers(view.spec, options))
+    grid = volume_to_grid(volume, view.spec, options, road)
+    lost = _missed(heights.below, road, view) | (ground.falls & (x >= ground.trusted_m))
+    grid[lost & (grid < 100)] = -1
+    return DepthOccupancy(volume, grid)
 
 
-def ground_plane(depth_m: np.ndarray, view: DepthCells) -> Float64Array:
-    """(a, b, c) of the ground z = a + b x + c y in base_link, fitted to a depth map (h, w); 0 or NaN invalid.
-
-    Starts at the road of the mount, z = 0, and is held there by ``PLANE_SPREAD``: without ground in view it is just
-    that. Points count by how near they are to the plane of the step before.
-    """
-    step = np.s_[PLANE_STEP // 2 :: PLANE_STEP]
-    rays = view.rays.reshape(3, *depth_m.shape)[:, step, step].reshape(3, -1).astype(np.float64)
-    depth = depth_m[step, step].ravel().astype(np.float64)
-    near = (depth > 0) & (depth < PLANE_REACH_M)
-    x, y, z = view.origin[:, None] + rays[:, near] * depth[near]
-    terms = np.stack([np.ones_like(x), x, y], axis=1)
-    offset, slope = PLANE_SPREAD
-    prior = np.diag([1 / offset**2, 1 / slope**2, 1 / slope**2])
-    plane = np.zeros(3)
-    for width in (0.4, 0.25, 0.15, 0.15, 0.15):
-        error = z - terms @ plane
-        inlier = np.abs(error) < width + (0.01 * x if width > 0.15 else 0.0)
-        weight = np.where(inlier, (1 - (error / (width + 0.01 * np.abs(x) + 1e-9)) ** 2).clip(0) ** 2, 0.0)
-        # However many pixels say it: what they say hangs together, as that of 100 independent ones.
-        weight *= 100 / 0.1**2 / max(weight.sum(), 100.0)
-        plane = np.linalg.solve(prior + (terms * weight[:, None]).T @ terms, (terms * weight[:, None]).T @ z)
-    return plane.clip(-STEEPEST, STEEPEST)
+def _heights(depth: Float32Array, over: Float32Array, falls: np.ndarray, ground: Ground, view: DepthCells) -> _Heights:
+    """What lies how high. over: (h, w) metres of the surface above the plane. falls: towards it as the ray goes on."""
+    z, x = (
+        np.float32(view.origin[axis]) + view.rays[axis].reshape(depth.shape) * np.minimum(depth, np.float32(1e6))
+        for axis in (2, 0)
+    )
+    if np.isfinite(ground.trusted_m):
+        over = np.where(x < ground.trusted_m, over, np.maximum(over, z))
+    seen = depth > 0
+    low = falls & seen & (over <= GROUND_HEIGHT_M)
+    doubtful = low & (over > LIFTED_M) & (z > GROUND_HEIGHT_M)
+    return _Heights(low & ~doubtful, doubtful, seen & (over < -GROUND_HEIGHT_M))
 
 
-def _open_ground(volume: UInt8Array, plane: Float64Array, spec: VoxelGridSpec, layers: range) -> None:
+def _open_ground(volume: UInt8Array, road: Float64Array, spec: VoxelGridSpec, layers: range) -> None:
     """Make those cells of the ``layers`` free that are ground, where the first one above it is free.
 
-    Where the road rises by more than half a cell, the band of heights above z = 0 is in it, and the road would be
-    unknown for good.
+    road: (ny, nx) its height. Where it rises by more than half a cell, the band of heights above z = 0 is in it, and
+    the road would be unknown for good. Columns with an obstacle below that cell stay as they are.
     """
-    z, y, x = spec.axes()
-    road = (plane[0] + plane[1] * x[None, :] + plane[2] * y[:, None]).ravel()
+    z, road = spec.axes()[0], road.ravel()
     above = np.searchsorted(z, road + GROUND_HEIGHT_M, side="right")
     columns = np.flatnonzero((road > spec.resolution_m / 2) & (above > layers.start) & (above < layers.stop))
     flat = volume.reshape(len(z), -1)
     columns = columns[flat[above[columns], columns] == FREE]
+    columns = columns[~(flat[:, columns] == OCCUPIED).any(axis=0)]
     for layer in layers:
         flat[layer, columns[above[columns] > layer]] = FREE
+
+
+def _missed(below: np.ndarray, road: Float64Array, view: DepthCells) -> np.ndarray:
+    """(ny, nx) bool: columns whose ground was looked at and is not there, but far below.
+
+    below: (h, w) bool. road: (ny, nx) heights where it should be.
+    """
+    _, y, x = view.spec.axes()
+    places = np.stack([*np.meshgrid(x, y), road]).reshape(3, -1) - view.origin[:, None]
+    right, down, ahead = view.base_from_camera[:3, :3].T @ places
+    ahead = np.where(ahead > 0.1, ahead, np.nan)
+    columns = np.rint(view.camera.fx * right / ahead + view.camera.cx)
+    rows = np.rint(view.camera.fy * down / ahead + view.camera.cy)
+    inside = (columns >= 0) & (columns < view.camera.width) & (rows >= 0) & (rows < view.camera.height)
+    missed = np.zeros(road.size, dtype=bool)
+    missed[inside] = below[rows[inside].astype(np.int32), columns[inside].astype(np.int32)]
+    return missed.reshape(road.shape)
 
 
 def _least(reach: Float32Array, view: DepthCells) -> Float32Array:

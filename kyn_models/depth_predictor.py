@@ -17,10 +17,11 @@ import numpy as np
 
 from kyn_models import cells, occupancy, runtimes
 from kyn_models.artifact import Artifact
-from kyn_models.depth_occupancy import DepthCells, depth_to_volume
+from kyn_models.depth_occupancy import DepthCells, depth_to_occupancy
 from kyn_models.models import FRAME_FAMILIES
 from kyn_models.occupancy import GridOptions
 from kyn_models.predictor import KEPT_MOUNTS, OUTPUTS
+from kyn_models.relative_poses import neighbours_from_key
 from kyn_models.runtimes.frame_queries import FramesAnswer, FramesInput, camera_matrix
 from kyn_models.runtimes.frames import choose_frames
 from kyn_models.runtimes.queries import LoadOptions, Precision
@@ -174,8 +175,7 @@ class DepthPredictor:
         stages |= answer.stages_ms
         start = time.perf_counter()
         depth = self._depth(answer, wanted, prepared.seen)
-        volume = depth_to_volume(depth, prepared.view, self.grid) if outputs & {"volume", "grid"} else None
-        grid = occupancy.volume_to_grid(volume, self.spec, self.grid) if volume is not None else None
+        known = depth_to_occupancy(depth, prepared.view, self.grid) if outputs & {"volume", "grid"} else None
         stages["assemble"] = (time.perf_counter() - start) * 1e3
         return Prediction(
             stamp_ns=key.stamp_ns,
@@ -184,8 +184,8 @@ class DepthPredictor:
             spec=self.spec,
             base_from_camera=observation.base_from_camera,
             depth_m=depth if "depth" in outputs else None,
-            volume=volume if "volume" in outputs else None,
-            grid=grid if "grid" in outputs else None,
+            volume=known.volume if known and "volume" in outputs else None,
+            grid=known.grid if known and "grid" in outputs else None,
             stages_ms=stages,
             frames_used=1 + len(asked.neighbours),
         )
@@ -211,9 +211,7 @@ class DepthPredictor:
         """The frames in the canonical camera, with their poses in the model's metres."""
         camera = self.artifact.camera
         images = np.stack([camera.warp(frame.image, frame.intrinsics)[0] for frame in frames])
-        poses = np.empty((len(frames) - 1, 4, 4))
-        for number, frame in enumerate(frames[1:]):
-            poses[number] = relative_pose(frames[0], frame)
+        poses = neighbours_from_key(frames)
         poses[:, :3, 3] /= self.metric_scale
         return FramesInput(images[0], images[1:], camera_matrix(camera), poses.astype(np.float32))
 
@@ -222,16 +220,3 @@ class DepthPredictor:
         assert depth is not None
         depth = np.where(depth > SKY_BEYOND_M, np.float32(np.inf), depth * np.float32(self.metric_scale))
         return np.where(seen, depth, np.float32(np.nan))
-
-
-def relative_pose(key: PosedFrame, neighbour: PosedFrame) -> Float64Array:
-    """(4, 4) float64 neighbour_from_key, from float64 throughout: in float32 a map whose origin is far away has no
-    centimetres. Raises ``ValueError`` naming a frame without a pose."""
-    for frame in (key, neighbour):
-        if frame.world_from_camera is None:
-            raise ValueError(
-                f"frame at {frame.stamp_ns} ns: got no pose, expected world_from_camera of a key frame and its "
-                "neighbours; leave the neighbours out to ask about one image"
-            )
-    assert key.world_from_camera is not None and neighbour.world_from_camera is not None
-    return np.linalg.inv(neighbour.world_from_camera) @ key.world_from_camera

@@ -15,6 +15,7 @@ import numpy as np
 
 from kyn_models.evaluate import mean_depth
 from kyn_models.metrics import BoolArray, DepthScores, depth_scores
+from kyn_models.relative_poses import neighbours_from_key
 from kyn_models.runtimes.frame_queries import ANSWERS, FramesInput, FramesRuntime
 from kyn_models.types import Float32Array, Observation, Sample
 
@@ -45,20 +46,18 @@ class _Of(NamedTuple):
 def frames_input(observation: Observation) -> FramesInput:
     """An observation in the network's image size as runtimes take it; relative poses from float64.
 
-    Raises ``ValueError`` for frames without a pose, of another size than the key frame or of another camera.
+    Raises ``ValueError`` as ``neighbours_from_key``, and for frames of another size than the key frame or of another
+    camera.
     """
     key, *neighbours = observation.frames
     for frame in observation.frames:
-        if frame.world_from_camera is None:
-            raise ValueError(f"frame at {frame.stamp_ns} ns: got no pose, expected world_from_camera of every frame")
         away = np.abs(frame.intrinsics.matrix - key.intrinsics.matrix).max()
         if frame.image.shape != key.image.shape or away > EDGE * key.intrinsics.fx:
             raise ValueError(
                 f"frame at {frame.stamp_ns} ns: got {frame.intrinsics}, expected {key.intrinsics} as the key frame has"
             )
     images = np.stack([frame.image for frame in neighbours]) if neighbours else np.empty((0, *key.image.shape), "u1")
-    worlds = np.array([frame.world_from_camera for frame in neighbours], dtype=np.float64).reshape(-1, 4, 4)
-    poses = np.linalg.inv(worlds) @ np.asarray(key.world_from_camera)
+    poses = neighbours_from_key(observation.frames)
     return FramesInput(key.image, images, key.intrinsics.matrix.astype(np.float32), poses.astype(np.float32))
 
 

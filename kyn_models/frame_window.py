@@ -16,14 +16,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from kyn_models.motion_limits import MAX_TURN_RAD_S, SLACK_M, SLACK_RAD
 from kyn_models.stamp_order import StampOrder
 from kyn_models.types import Intrinsics, PosedFrame
 
 Neighbours = Literal["centred", "past"]
 Cause = Literal["", "first frame", "too little baseline", "too far apart", "turned too far"]
 
-SLACK_M, SLACK_RAD = 0.1, 0.1
-MAX_TURN_RAD_S = 2 * math.pi
 MAX_ACCELERATION_MPS2 = 30.0
 """A step that no vehicle makes is a jump of its poses: three times the acceleration of a full braking."""
 SAME_ZOOM = 0.01

@@ -76,23 +76,40 @@ def require_band(spec: VoxelGridSpec, options: GridOptions) -> range:
     return layers
 
 
-def volume_to_grid(volume: UInt8Array, spec: VoxelGridSpec, options: GridOptions) -> np.ndarray:
+def volume_to_grid(
+    volume: UInt8Array, spec: VoxelGridSpec, options: GridOptions, road_m: np.ndarray | None = None
+) -> np.ndarray:
     """The 2-D grid below a volume.
 
-    volume: (nz, ny, nx) uint8. Returns (ny, nx) int8: 100 if any valid cell of the height band exceeds
-    ``occupied_above``; 0 only if EVERY cell of the band is valid and below ``free_below``; else -1.
-    Raises ``ValueError`` if no cell centre lies in the band.
+    volume: (nz, ny, nx) uint8. road_m: (ny, nx) heights of the road, where they are known: where it falls, the band
+    reaches down to ``min_height_m`` above it, and a column whose band leaves the volume is not free. Returns (ny, nx)
+    int8: 100 if any valid cell of the height band exceeds ``occupied_above``; 0 only if EVERY cell of the band is valid
+    and below ``free_below``; else -1. Raises ``ValueError`` if no cell centre lies in the band.
     """
     layers = require_band(spec, options)
-    band = volume[layers.start : layers.stop]
+    first = layers.start
+    whole: np.ndarray = np.array(True)
+    outside: np.ndarray = np.array(False)
+    if road_m is not None:
+        lowest = _lowest_layer(spec, options, road_m).clip(max=layers.start)
+        whole, first = lowest >= 0, max(0, int(lowest.min()))
+        outside = np.arange(first, layers.stop)[:, None, None] < lowest
+    band = volume[first : layers.stop]
     known = band != UNKNOWN
-    highest = np.where(known, band, 0).max(axis=0)
+    highest = np.where(known & ~outside, band, 0).max(axis=0)
+    known = (known | outside).all(axis=0) & whole
     occupied = highest > _byte(options.occupied_above)
-    free = known.all(axis=0) & (highest < _byte(options.free_below))
+    free = known & (highest < _byte(options.free_below))
     if options.mode == "probability":
         percent = np.rint(highest * (100 / 254.0)).astype(np.int8)
-        return np.where(occupied | known.all(axis=0), percent, np.int8(-1))
+        return np.where(occupied | known, percent, np.int8(-1))
     return np.where(occupied, np.int8(100), np.where(free, np.int8(0), np.int8(-1)))
+
+
+def _lowest_layer(spec: VoxelGridSpec, options: GridOptions, road_m: np.ndarray) -> np.ndarray:
+    """Number of the lowest layer whose centre is ``min_height_m`` above the road; below 0 where the volume ends."""
+    above = (road_m + options.min_height_m - spec.axes()[0][0]) / spec.resolution_m
+    return np.ceil(above - 1e-4).astype(np.int64)
 
 
 def occupied_cells(

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kyn_models.motion_limits import MAX_SPEED_MPS, is_jump
 from kyn_models.occupancy import GridOptions
 from kyn_models.types import Float32Array, Float64Array, VoxelGridSpec, check_pose
 
 MOST_CELLS = 4_000_000
-MOST_SPEED_M_S, MOST_TURN_RAD_S = 70.0, 3.0
-SLACK_M, SLACK_RAD = 1.0, 0.3
-"""A pose that is farther from the last one than speed, turn rate and this slack allow is a jump, no motion."""
 NOTHING = 1e-3
 """Log-odds that say nothing any more."""
 LEAST_UP = 0.7071
@@ -31,13 +29,15 @@ so that no cell of that grid can lie between them, however it is turned."""
 class RollingOptions:
     """size_m: edge of the square around the vehicle. hit, miss: probability that a place is occupied after one occupied
     or one free reading of it. limits: least and greatest probability, so that a place can change its mind.
-    forget_s: in this time half of what a cell holds is forgotten, seen or not; 0 never forgets."""
+    forget_s: in this time half of what a cell holds is forgotten, seen or not; 0 never forgets. max_speed_mps: poses
+    further apart than this speed allows are a jump."""
 
     size_m: float = 100.0
     hit: float = 0.75
     miss: float = 0.4
     limits: tuple[float, float] = (0.2, 0.95)
     forget_s: float = 5.0
+    max_speed_mps: float = MAX_SPEED_MPS
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.size_m) and self.size_m > 0):
@@ -53,6 +53,8 @@ class RollingOptions:
             )
         if not (np.isfinite(self.forget_s) and self.forget_s >= 0):
             raise ValueError(f"fusion.forget_s: got {self.forget_s}, expected a time, or 0 to never forget")
+        if not (np.isfinite(self.max_speed_mps) and self.max_speed_mps > 0):
+            raise ValueError(f"max_speed_mps: got {self.max_speed_mps}, expected a speed above 0")
 
     def side(self, resolution_m: float) -> int:
         """Cells along an edge. Raises ``ValueError`` for fewer than two, or more than four million in all."""
@@ -115,7 +117,7 @@ class RollingGrid:
                 f"odom_from_base: got a vehicle tilted by {np.degrees(np.arccos(pose[2, 2])):.0f} degrees, expected at "
                 "most 45; z of the pose's fixed frame must point up"
             )
-        afresh = self._last is not None and _jumped(*self._last, stamp_ns, pose)
+        afresh = self._last is not None and _jumped(*self._last, stamp_ns, pose, self.options.max_speed_mps)
         if afresh:
             self.reset()
         seconds = 0.0 if self._last is None else (stamp_ns - self._last[0]) * 1e-9
@@ -202,10 +204,8 @@ def _overlap(shift: int, side: int) -> tuple[slice, slice]:
     return slice(max(0, -shift), side - max(0, shift)), slice(max(0, shift), side - max(0, -shift))
 
 
-def _jumped(last_ns: int, last: Float64Array, now_ns: int, now: Float64Array) -> bool:
+def _jumped(last_ns: int, last: Float64Array, now_ns: int, now: Float64Array, max_speed_mps: float) -> bool:
     seconds = (now_ns - last_ns) * 1e-9
-    if seconds < 0:
-        return True
-    moved = np.linalg.norm(now[:3, 3] - last[:3, 3])
-    turned = np.arccos(np.clip((np.trace(last[:3, :3].T @ now[:3, :3]) - 1) / 2, -1, 1))
-    return bool(moved > SLACK_M + MOST_SPEED_M_S * seconds or turned > SLACK_RAD + MOST_TURN_RAD_S * seconds)
+    moved_m = float(np.linalg.norm(now[:3, 3] - last[:3, 3]))
+    turned = float(np.arccos(np.clip((np.trace(last[:3, :3].T @ now[:3, :3]) - 1) / 2, -1, 1)))
+    return seconds < 0 or is_jump(moved_m, turned, seconds, max_speed_mps)

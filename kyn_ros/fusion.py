@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
 from typing import NamedTuple
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from nav_msgs.msg import OccupancyGrid
 from std_msgs.msg import Header
 
@@ -12,6 +17,7 @@ from kyn_models.rolling_grid import RollingGrid
 from kyn_models.types import Float64Array, Prediction
 from kyn_ros import convert
 from kyn_ros.convert import InputError
+from kyn_ros.diagnostics import OK, WARN, make_status
 from kyn_ros.params import PerceptionParameters
 
 
@@ -31,9 +37,13 @@ class Fusion:
     """
 
     def __init__(self, parameters: PerceptionParameters) -> None:
-        self._options = parameters.fusion.options()
+        self._options = replace(parameters.fusion.options(), max_speed_mps=parameters.poses.max_speed_mps)
         self._rolling: RollingGrid | None = None
         self._place: Place | None = None
+        self._lock = threading.Lock()
+        self._counts = Counter[str]()
+        self._last_s: float | None = None
+        self._refusal = ""
 
     def add(self, prediction: Prediction, place: Place) -> None:
         """Take in the grid of one image. Another epoch, fixed frame or resolution than before starts afresh.
@@ -42,14 +52,33 @@ class Fusion:
         """
         assert prediction.grid is not None
         resolution_m, last = prediction.spec.resolution_m, self._place
-        rolling = self._rolling
+        rolling, afresh = self._rolling, False
         if rolling is None or rolling.resolution_m != resolution_m or last is None or last[1:] != place[1:]:
+            afresh = rolling is not None
             rolling = RollingGrid(self._options, resolution_m)
         self._rolling, self._place = rolling, place
         try:
-            rolling.add(prediction.grid, prediction.spec, place.odom_from_base, prediction.stamp_ns)
+            afresh |= rolling.add(prediction.grid, prediction.spec, place.odom_from_base, prediction.stamp_ns)
         except ValueError as error:
+            self._count("refused: pose tilted", str(error))
             raise InputError("pose tilted", f"image: {error}") from error
+        if afresh:
+            self._count("reset")
+        self._count("taken in")
+
+    def _count(self, what: str, refusal: str = "") -> None:
+        with self._lock:
+            self._counts[what] += 1
+            self._last_s, self._refusal = time.monotonic(), refusal
+
+    def status(self, name: str) -> DiagnosticStatus:
+        """What was taken in, how often it started afresh, and whether the last pose was refused; from any thread."""
+        with self._lock:
+            counts, last_s, refusal = dict(self._counts), self._last_s, self._refusal
+        age = "none yet" if last_s is None else f"{time.monotonic() - last_s:.1f}"
+        values = {"last_image_s": age, **{what: str(count) for what, count in sorted(counts.items())}}
+        message = refusal or ("grids are fused" if counts else "no grid was fused yet")
+        return make_status(name, WARN if refusal else OK, message, values)
 
     def message(self, header: Header, rule: GridOptions) -> OccupancyGrid:
         """What is known now, in the fixed frame and at the height of the vehicle. rule: what is occupied and free.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticStatus
 from nav_msgs.msg import OccupancyGrid
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
@@ -86,6 +87,10 @@ class Outputs:
     def fuses(self) -> bool:
         """True where the grids of all images are kept together."""
         return self._fusion is not None
+
+    def statuses(self, name: str) -> list[DiagnosticStatus]:
+        """Of the rolling grid, where there is one; name: the node's."""
+        return [] if self._fusion is None else [self._fusion.status(f"{name}: fusion")]
 
     def wanted(self) -> list[Output]:
         """The outputs that somebody subscribes to, and the grid."""

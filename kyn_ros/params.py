@@ -232,7 +232,8 @@ class PerceptionParameters:
                 f"camera_pose: got {len(self.camera_pose)} numbers, expected 6: [x, y, z, roll, pitch, yaw] "
                 "of the optical frame in metres and radians"
             )
-        if self.fusion.enabled:
+        # Without poses nothing is fused, and grids that no fused one could follow are as good as any.
+        if self.fusion.enabled and self.pose_source != "none":
             self.fusion.options().side(self.grid.resolution_m)
             self.fusion.options().check_rule(self.grid.options())
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kyn_models.motion_limits import MAX_TURN_RAD_S, SLACK_M, SLACK_RAD
 from kyn_models.stamp_order import StampOrder
 from kyn_models.types import Float64Array
 from kyn_ros.convert import InputError
@@ -24,9 +25,6 @@ KEPT_NS = 10_000_000_000
 KEPT_POSES = 5000
 SLACK_NS = 1_000_000
 """The first and the last pose stand for stamps this far outside of them: stamps are rounded, 3 cm at 30 m/s."""
-SLACK_M, SLACK_RAD = 0.1, 0.1
-MAX_TURN_RAD_S = 2 * math.pi
-"""Poses of which one is more than the slack further than a vehicle gets in the time between them are a jump."""
 UNIT_TOLERANCE = 0.01
 
 

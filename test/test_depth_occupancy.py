@@ -13,7 +13,8 @@ from kyn_models import occupancy
 from kyn_models.artifact import KITTI360_CAMERA, forward_mount
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.data.kitti_odometry import KittiOdometry
-from kyn_models.depth_occupancy import DepthCells, depth_to_volume, ground_plane
+from kyn_models.depth_ground import ground_of
+from kyn_models.depth_occupancy import DepthCells, depth_to_occupancy
 from kyn_models.evaluate import kitti360_depth_sample
 from kyn_models.occupancy import GridOptions
 from kyn_models.types import UNKNOWN, Prediction, VoxelGridSpec
@@ -51,7 +52,7 @@ def view() -> DepthCells:
 
 def grid_of(depth: np.ndarray, view: DepthCells) -> np.ndarray:
     """(ny, nx) int8."""
-    return occupancy.volume_to_grid(depth_to_volume(depth, view, OPTIONS), SPEC, OPTIONS)
+    return depth_to_occupancy(depth, view, OPTIONS).grid
 
 
 def column(x: float, y: float) -> tuple[int, int]:
@@ -97,9 +98,8 @@ def test_a_thin_pole_is_an_obstacle(view: DepthCells) -> None:
 @pytest.mark.parametrize("scale", [0.93, 1.0, 1.07])
 def test_the_road_is_free_and_no_obstacle_though_depth_is_wrong(view: DepthCells, scale: float) -> None:
     noisy = smooth_noise(depth_of() * np.float32(scale), 0.03)
-    volume = depth_to_volume(noisy, view, OPTIONS)
+    volume, grid = depth_to_occupancy(noisy, view, OPTIONS)
     assert len(occupancy.obstacle_cells(volume, SPEC, OPTIONS)[0]) == 0
-    grid = occupancy.volume_to_grid(volume, SPEC, OPTIONS)
     assert (grid[column(0, -3)[0] : column(0, 3)[0], column(7, 0)[1] : column(40, 0)[1]] == 0).mean() > 0.99
 
 
@@ -109,29 +109,51 @@ def test_a_road_that_rises_or_falls_is_free_and_a_car_on_it_is_found(view: Depth
     x, lift = 35.0, 35.0 * slope
     car: Box = ((x, x + 4), (-1.0, 0.9), (lift, lift + 1.7))
     depth = depth_of((car,), road_slope=slope)
-    plane = ground_plane(np.where(np.isfinite(depth), depth, 0), view)
+    plane = ground_of(np.where(np.isfinite(depth), depth, 0), view.rays, view.origin).plane
     assert (np.abs(plane - (0.0, slope, 0.0)) < (0.03, 0.002, 0.002)).all()
     grid = grid_of(depth, view)
-    assert (grid[column(0, 3)[0], column(6, 0)[1] : column(44, 0)[1]] == 0).all()
+    end = 44.0 if slope > 0 else 39.0  # at -0.8 m the volume says nothing about 0.3 m above the road
+    assert (grid[column(0, 3)[0], column(6, 0)[1] : column(end, 0)[1]] == 0).all()
     assert not (grid[column(0, 3)[0]] == 100).any()
     assert (grid[column(0, 0)[0], column(x - 0.3, 0)[1] : column(x + 0.3, 0)[1] + 1] == 100).any()
 
 
+@pytest.mark.parametrize("slope", [-0.08, -0.05, 0.05, 0.08])
+@pytest.mark.parametrize("height", [0.6, 1.0])
+def test_on_a_slope_no_column_of_an_obstacle_is_free(view: DepthCells, slope: float, height: float) -> None:
+    for x in (6.0, 12.0, 25.0):
+        low, high = sorted((slope * x, slope * (x + 2)))
+        grid = grid_of(depth_of((((x, x + 2), (-1.0, 1.0), (low - 1, high + height)),), road_slope=slope), view)
+        there = grid[column(0, -0.9)[0] : column(0, 0.9)[0], column(x + 0.1, 0)[1] : column(x + 2, 0)[1]]
+        assert not (there == 0).any(), x
+
+
+@pytest.mark.parametrize("pitch_deg", [0.0, 4.0])
+def test_a_platform_across_the_view_is_not_taken_for_the_road(pitch_deg: float) -> None:
+    """With a level camera it begins where the road comes into view."""
+    mount = forward_mount(1.6, pitch_deg)
+    seen = DepthCells.of(SPEC, mount, CAMERA, REACH)
+    for x, height in ((6.0, 0.4), (9.0, 0.4), (6.0, 0.5), (9.0, 0.6), (6.0, 0.8)):
+        grid = grid_of(depth_of((((x, 80.0), (-40.0, 40.0), (-1.0, height)),), mount), seen)
+        assert not (grid[:, column(x + 0.1, 0)[1] :] == 0).any()
+        assert (grid[column(0, 0)[0], column(x - 0.2, 0)[1] : column(x + 0.2, 0)[1] + 1] == 100).any()
+
+
 def test_without_ground_in_view_the_plane_is_the_road_of_the_mount(view: DepthCells) -> None:
-    np.testing.assert_array_equal(ground_plane(np.zeros((192, 640), np.float32), view), 0)
+    np.testing.assert_array_equal(ground_of(np.zeros((192, 640), np.float32), view.rays, view.origin).plane, 0)
     wall = depth_of((((5.0, 6.0), (-20.0, 20.0), (-1.0, 20.0)),))
-    assert abs(ground_plane(wall, view) @ (1.0, 5.0, 0.0)) < 0.15
+    assert abs(ground_of(wall, view.rays, view.origin).plane @ (1.0, 5.0, 0.0)) < 0.15
 
 
 def test_sky_is_free_and_invalid_is_unknown(view: DepthCells) -> None:
-    sky = depth_to_volume(np.full((192, 640), np.inf, np.float32), view, OPTIONS)
+    sky = depth_to_occupancy(np.full((192, 640), np.inf, np.float32), view, OPTIONS).volume
     assert set(np.unique(sky)) == {0, UNKNOWN}
     inside = np.isin(np.arange(sky.size), view.index).reshape(sky.shape)
     assert (sky[~inside] == UNKNOWN).all() and (sky[inside] == 0).mean() > 0.9
-    assert (depth_to_volume(np.full((192, 640), np.nan, np.float32), view, OPTIONS) == UNKNOWN).all()
+    assert (depth_to_occupancy(np.full((192, 640), np.nan, np.float32), view, OPTIONS).volume == UNKNOWN).all()
     depth = depth_of((CAR,))
     depth[:, 300:340] = np.nan
-    half = depth_to_volume(depth, view, OPTIONS)
+    half = depth_to_occupancy(depth, view, OPTIONS).volume
     pixel = view.lookup % depth.size % 640
     assert (half.reshape(-1)[view.index[(pixel >= 300) & (pixel < 340)]] != 0).all()
 
@@ -169,13 +191,15 @@ def test_bytes_of_rays_do_not_depend_on_each_other(view: DepthCells) -> None:
     other = depth.copy()
     other[60:100, 500:] = 9.0
     seen = view.lookup % depth.size % 640 < 400
-    first, second = (depth_to_volume(item, view, OPTIONS).reshape(-1)[view.index[seen]] for item in (depth, other))
+    first, second = (
+        depth_to_occupancy(item, view, OPTIONS).volume.reshape(-1)[view.index[seen]] for item in (depth, other)
+    )
     np.testing.assert_array_equal(first, second)
 
 
 def test_points_of_such_predictions(view: DepthCells) -> None:
     depth = depth_of((CAR,))
-    volume = depth_to_volume(depth, view, OPTIONS)
+    volume = depth_to_occupancy(depth, view, OPTIONS).volume
     image = np.zeros((192, 640, 3), np.uint8)
     prediction = Prediction(0, image, CAMERA, SPEC, MOUNT, depth_m=depth, volume=volume)
     obstacles, _ = occupancy.obstacle_cells(volume, SPEC, OPTIONS)
@@ -188,7 +212,7 @@ def test_points_of_such_predictions(view: DepthCells) -> None:
 
 def test_a_depth_map_of_another_size(view: DepthCells) -> None:
     with pytest.raises(ValueError, match=r"depth_m: got shape \(96, 320\), expected \(192, 640\)"):
-        depth_to_volume(np.ones((96, 320), np.float32), view, OPTIONS)
+        depth_to_occupancy(np.ones((96, 320), np.float32), view, OPTIONS)
 
 
 def test_a_synthetic_street() -> None:
@@ -210,8 +234,7 @@ def test_a_synthetic_street() -> None:
     near = cv2.dilate(there.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     view = DepthCells.of(spec, mount, CAMERA, REACH)
     for noise, missed, found in ((0.0, 0.002, 0.95), (0.05, 0.01, 0.6)):
-        volume = depth_to_volume(smooth_noise(depth, noise) if noise else depth, view, OPTIONS)
-        grid = occupancy.volume_to_grid(volume, spec, OPTIONS)
+        grid = depth_to_occupancy(smooth_noise(depth, noise) if noise else depth, view, OPTIONS).grid
         assert (grid == 0).mean() > 0.15 and (grid == 100).sum() > 100
         assert there[grid == 0].mean() <= missed
         assert near[grid == 100].mean() >= found
@@ -227,7 +250,7 @@ def test_the_ground_of_real_roads(shared_data: Path) -> None:
         camera, mount = sample.observation.key.intrinsics, sample.observation.base_from_camera
         depth = np.nan_to_num(sample.depth_m, nan=0.0)
         seen = DepthCells.of(replace(SPEC, resolution_m=0.4), mount, camera, REACH)
-        plane = ground_plane(depth, seen)
+        plane = ground_of(depth, seen.rays, seen.origin).plane
         points = seen.origin[:, None] + seen.rays.astype(np.float64) * depth.ravel()
         lane = (depth.ravel() > 0) & (np.abs(points[1]) < 3) & (points[0] < 40) & (np.abs(points[2]) < 1)
         x, y, z = points[:, lane]

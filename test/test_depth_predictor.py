@@ -11,12 +11,15 @@ import pytest
 
 from kyn_models import depth_predictor, predictors
 from kyn_models.artifact import Artifact, Manifest, TrainingCamera, forward_mount
+from kyn_models.data.depth_items import depth_item
+from kyn_models.data.kitti_odometry import KittiOdometry
+from kyn_models.data.neighbours import OdometryWithNeighbours
 from kyn_models.depth_predictor import DepthPredictor
 from kyn_models.models.dymultidepth_official import CAMERA
 from kyn_models.occupancy import GridOptions
 from kyn_models.predictors import make_predictor, require_density
 from kyn_models.runtimes.frame_queries import FramesAnswer, FramesInput
-from kyn_models.types import UNKNOWN, Intrinsics, Observation, PosedFrame, VoxelGridSpec
+from kyn_models.types import UNKNOWN, Intrinsics, Observation, PosedFrame, Sample, VoxelGridSpec
 
 SMALL: TrainingCamera = replace(CAMERA, width=128, height=64)
 K = SMALL.source.resized(128, 64)
@@ -241,3 +244,27 @@ def test_the_answers_are_those_of_the_model(tmp_path: Path) -> None:
         assert np.isposinf(depth[truth > 81]).all()
     assert result.frames_used == 3 and alone.frames_used == 1
     assert not np.allclose(np.nan_to_num(result.depth_m, posinf=80), np.nan_to_num(alone.depth_m, posinf=80))
+
+
+def test_neighbours_of_kitti_odometry_need_no_annotated_depth(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "kitti_odometry"
+    for path in source.rglob("*"):
+        if path.is_file() and path.name not in ("000168.png", "000170.png"):
+            link = tmp_path / path.relative_to(source)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path)
+    images = "sequences/07/image_2"
+    for name in ("000168.png", "000170.png"):
+        (tmp_path / images / name).symlink_to(source / images / name)
+    frames = KittiOdometry(tmp_path)
+    assert frames.frames == (169,)
+    observation = OdometryWithNeighbours(frames, 3)[0].observation
+    expected = [frames.drive.stamp_ns(number) for number in (169, 168, 170)]
+    assert [item.stamp_ns for item in observation.frames] == expected
+    assert len(OdometryWithNeighbours(frames, 1)[0].observation.frames) == 1
+
+
+def test_a_training_item_without_a_pose_is_refused_by_its_frame() -> None:
+    sample = Sample("one", seen(frame(), frame(-1.0, pose=False)), depth_m=np.ones((64, 128), np.float32))
+    with pytest.raises(ValueError, match="frame at 900000000 ns: got no pose"):
+        depth_item(sample)

@@ -232,6 +232,22 @@ def test_a_jump_of_pose_or_time_starts_afresh(at: np.ndarray, after_ns: int, afr
     assert ((grid.cells() >= 0).sum() == 0) == afresh or known == 0
 
 
+@pytest.mark.parametrize(("metres", "radians", "limit_mps"), [(8.5, 0.0, 100.0), (0.0, 0.65, 60.0), (5.5, 0.65, 60.0)])
+def test_fast_motion_that_poses_allow_is_no_jump(metres: float, radians: float, limit_mps: float):
+    grid = RollingGrid(RollingOptions(size_m=50.0, max_speed_mps=limit_mps), EDGE)
+    afresh = [
+        grid.add(seen(at), SPEC, at, index * TENTH)
+        for index, at in enumerate(pose(metres * step, yaw=radians * step) for step in range(10))
+    ]
+    assert not any(afresh)
+
+
+def test_a_lower_limit_of_speed_is_kept():
+    grid = RollingGrid(RollingOptions(size_m=50.0, max_speed_mps=10.0), EDGE)
+    assert [grid.add(seen(pose(x)), SPEC, pose(x), int(x * TENTH)) for x in (0.0, 1.0, 2.0)] == [False] * 3
+    assert grid.add(seen(pose(4.0)), SPEC, pose(4.0), 3 * TENTH)
+
+
 def test_far_from_the_origin_nothing_drifts():
     """The same drive with its start elsewhere by whole cells gives the same cells."""
     near_by, far = RollingGrid(OPTIONS, EDGE), RollingGrid(OPTIONS, EDGE)

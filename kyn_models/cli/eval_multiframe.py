@@ -16,6 +16,7 @@ from kyn_models.data.calibration import resized_source
 from kyn_models.data.kitti_odometry_drive import POSE_FOLDERS, sequences_of
 from kyn_models.data.kitti_odometry_frames import EVALUATION, KittiOdometryFrames, OdometryFramesOptions
 from kyn_models.metrics import DepthScores
+from kyn_models.models import FRAME_FAMILIES
 from kyn_models.runtimes import NAMES
 from kyn_models.runtimes.frame_queries import FramesRuntime
 from kyn_models.runtimes.queries import PRECISIONS, LoadOptions
@@ -26,7 +27,6 @@ OF_LAYOUTS = {
     "streets": ("seed", "frames"),
 }
 """Options that only one of the layouts uses."""
-FAMILIES = ("dymultidepth",)
 NEIGHBOURS = (-1, 1)
 """As published: the frame before and the one after."""
 
@@ -90,9 +90,10 @@ def run(args: argparse.Namespace) -> int:
 def require_frames_artifact(path: Path) -> Artifact:
     """The artifact of a model of several frames. Raises ``ValueError`` for another family."""
     artifact = Artifact.load(path)
-    if artifact.manifest.family not in FAMILIES:
+    if artifact.manifest.family not in FRAME_FAMILIES:
+        expected = " or ".join(sorted(FRAME_FAMILIES))
         raise ValueError(
-            f"{path}: got a model of family {artifact.manifest.family!r}, expected {' or '.join(FAMILIES)}; models of "
+            f"{path}: got a model of family {artifact.manifest.family!r}, expected {expected}; models of "
             "one image are scored by kyn eval depth"
         )
     return artifact

@@ -19,6 +19,7 @@ from kyn_models.data.frame_cache import Frames
 from kyn_models.data.kitti_odometry_frames import KittiOdometryFrames, OdometryFramesOptions
 from kyn_models.data.street_sensors import INTRINSICS
 from kyn_models.data.streets import Streets, StreetsOptions
+from kyn_models.relative_poses import neighbours_from_key
 from kyn_models.types import Float32Array, Intrinsics, PosedFrame, Sample, UInt8Array
 
 
@@ -136,15 +137,14 @@ def _published(frame: PosedFrame) -> PosedFrame:
 
 
 def depth_item(sample: Sample) -> DepthItem:
-    """A sample of ``PosedFrames`` as training takes it."""
+    """A sample of ``PosedFrames`` as training takes it. Raises ``ValueError`` for a frame without a pose."""
     frames = sample.observation.frames
-    worlds = np.stack([np.asarray(frame.world_from_camera, dtype=np.float64) for frame in frames])
     depth = np.asarray(sample.depth_m, dtype=np.float32)
     moving = np.zeros(depth.shape, dtype=np.bool_) if sample.moving is None else np.asarray(sample.moving)
     return DepthItem(
         np.stack([frame.image for frame in frames]),
         np.stack([frame.intrinsics.matrix for frame in frames]).astype(np.float32),
-        (np.linalg.inv(worlds[1:]) @ worlds[0]).astype(np.float32),
+        neighbours_from_key(frames).astype(np.float32),
         depth,
         moving,
     )

@@ -28,13 +28,14 @@ class KittiOdometry:
     """
 
     def __init__(self, root: str | Path, sequence: str | None = None) -> None:
-        self._drive = OdometryDrive(root, sequence)
-        self.sequence = self._drive.drive
-        self.frames: tuple[int, ...] = tuple(sorted(annotated_frames(self._drive)))
+        self.drive = OdometryDrive(root, sequence)
+        """Images and poses of all frames, with and without annotated depth."""
+        self.sequence = self.drive.drive
+        self.frames: tuple[int, ...] = tuple(sorted(annotated_frames(self.drive)))
         if not self.frames:
-            raise FileNotFoundError(f"{self._drive.folder / DEPTH_FOLDER}: missing or empty, expected depth images")
-        self.intrinsics: Intrinsics = self._drive.intrinsics()
-        self.base_from_camera: Float64Array = self._drive.base_from_camera()
+            raise FileNotFoundError(f"{self.drive.folder / DEPTH_FOLDER}: missing or empty, expected depth images")
+        self.intrinsics: Intrinsics = self.drive.intrinsics()
+        self.base_from_camera: Float64Array = self.drive.base_from_camera()
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -43,8 +44,8 @@ class KittiOdometry:
         frame = self.frames[index]
         return Sample(
             name=f"{self.sequence}_{frame:010d}",
-            observation=Observation((self._drive.posed_frame(frame),), self.base_from_camera),
-            depth_m=read_annotated_depth(depth_path(self._drive, frame)),
+            observation=Observation((self.drive.posed_frame(frame),), self.base_from_camera),
+            depth_m=read_annotated_depth(depth_path(self.drive, frame)),
         )
 
 

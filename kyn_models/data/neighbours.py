@@ -38,17 +38,18 @@ def kitti360_sample(drive: Kitti360, frame: int, frames_wanted: int) -> Sample:
 
 
 class OdometryWithNeighbours:
-    """The frames of a KITTI odometry sequence with those neighbours that have annotated depth as well."""
+    """The frames of a KITTI odometry sequence with annotated depth, and their neighbours, which need none."""
 
     def __init__(self, frames: KittiOdometry, frames_wanted: int) -> None:
         self._frames, self._wanted = frames, frames_wanted
-        self._index = {number: index for index, number in enumerate(frames.frames)}
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def __getitem__(self, index: int) -> Sample:
+        drive = self._frames.drive
+
         def posed_frame(number: int) -> PosedFrame | None:
-            return self._frames[self._index[number]].observation.key if number in self._index else None
+            return drive.posed_frame(number) if drive.has_image(number) and drive.has_pose(number) else None
 
         return with_neighbours(self._frames[index], self._frames.frames[index], self._wanted, posed_frame)

@@ -20,6 +20,7 @@ from kyn_models.networks.cue_fusion import CueFusion, Fusion
 from kyn_models.networks.depth_unet import STRIDE, DepthUNet
 from kyn_models.networks.efficientnet import EfficientNetB5Encoder
 from kyn_models.networks.resnet import ResnetEncoder
+from kyn_models.relative_poses import neighbours_from_key
 from kyn_models.types import Observation
 
 PSEUDO_RANGE_M = (1e-3, 80.0)
@@ -76,8 +77,6 @@ def input_of(observation: Observation) -> MultiFrameInput:
     Raises ``ValueError`` for a frame without a pose or of another size than the key frame.
     """
     for frame in observation.frames:
-        if frame.world_from_camera is None:
-            raise ValueError(f"frame at {frame.stamp_ns} ns: got no pose, expected world_from_camera of every frame")
         if frame.image.shape != observation.key.image.shape:
             raise ValueError(
                 f"frame at {frame.stamp_ns} ns: got shape {frame.image.shape}, "
@@ -86,8 +85,7 @@ def input_of(observation: Observation) -> MultiFrameInput:
     pixels = np.stack([frame.image for frame in observation.frames]).transpose(0, 3, 1, 2)
     images = torch.from_numpy(pixels.astype(np.float32)) / 255 - 0.5
     ks = torch.from_numpy(np.stack([frame.intrinsics.matrix for frame in observation.frames])).float()
-    worlds = np.stack([np.asarray(frame.world_from_camera) for frame in observation.frames])
-    poses = torch.from_numpy(np.linalg.inv(worlds[1:]) @ worlds[0]).float()
+    poses = torch.from_numpy(neighbours_from_key(observation.frames)).float()
     return MultiFrameInput(images[:1], ks[:1], images[None, 1:], poses[None], ks[None, 1:])
 
 

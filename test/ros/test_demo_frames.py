@@ -16,7 +16,7 @@ pytest.importorskip("mcap_ros2", reason="the recording is read with the package 
 
 from mcap_ros2.reader import read_ros2_messages
 
-from kyn_models.views import FRUSTUM_COLOUR
+from kyn_models.views import FREE_COLOUR, FRUSTUM_COLOUR, OCCUPIED_COLOUR, UNKNOWN_COLOUR
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +52,23 @@ def test_every_image_is_answered_and_the_last_ones_with_neighbours(demo: Path) -
 
 
 def test_pictures_show_the_fused_grid(demo: Path) -> None:
+    """Every patch of 5x5 equal cells has their colour, except under the vehicle, its way and the scale."""
     pictures = [cv2.imread(str(path))[..., ::-1] for path in sorted((demo / "frames").glob("*.png"))]
     assert len(pictures) == 4 and json.loads((demo / "summary.json").read_text())["video_frames"] == 4
-    for picture in pictures:
+    recording = str(next((demo / "recording").glob("*.mcap")))
+    maps = [item.ros_msg for item in read_ros2_messages(recording, topics=["/occupancy_grid_fused"])]
+    for picture, message in zip(pictures, maps, strict=True):
         side = min(picture.shape[0] - 24, 560)
-        vehicle = picture[24 : 24 + side, -side:][side // 2 - 5 : side // 2 + 5, side // 2 - 5 : side // 2 + 5]
+        panel = picture[24 : 24 + side, -side:]
+        vehicle = panel[side // 2 - 5 : side // 2 + 5, side // 2 - 5 : side // 2 + 5]
         assert (np.abs(vehicle.astype(int) - FRUSTUM_COLOUR).sum(axis=-1) < 30).sum() > 20
+        cells = np.array(message.data, np.int8).reshape(message.info.height, message.info.width)[::-1]
+        shown = {-1: UNKNOWN_COLOUR, 0: FREE_COLOUR, 100: OCCUPIED_COLOUR}
+        away = np.hypot(*np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]) > 0.06
+        away[-60:, :120] = False
+        for value, colour in shown.items():
+            alike = cv2.erode((cells == value).astype(np.uint8), np.ones((5, 5), np.uint8))
+            here = (cv2.resize(alike, (side, side), interpolation=cv2.INTER_NEAREST) > 0) & away
+            right = np.abs(panel[here].astype(int) - colour).sum(axis=-1) < 30
+            assert len(right) == 0 or right.mean() > 0.98, f"{value}: {right.mean():.3f} of {len(right)}"
+    assert {-1, 0} <= set(np.unique(cells)), "of no use without something seen"

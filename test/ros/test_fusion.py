@@ -23,7 +23,7 @@ from kyn_models.types import VoxelGridSpec
 from kyn_ros import convert
 from kyn_ros.mount import pose_from_numbers
 from kyn_ros.odometry import quaternion_from_pose
-from kyn_ros.params import TopicQos
+from kyn_ros.params import FusionParameters, GridParameters, PerceptionParameters, TopicQos
 
 EDGE = 0.5
 SPEC = VoxelGridSpec((0, 50), (-10, 10), (-0.5, 3.0), EDGE)
@@ -135,6 +135,8 @@ def test_a_bag_played_twice_gives_the_same(bench, image_first: bool) -> None:
         else:
             drive.step(step)
     assert drive.bench.ros.spin_until(lambda: len(fused) == 10)
+    counts = values_of(drive.bench.ask_status("fusion"))
+    assert (counts["taken in"], counts["reset"]) == ("10", "1")
     for first, second in zip(fused[:5], fused[5:], strict=True):
         assert first == second
 
@@ -169,6 +171,9 @@ def test_a_fixed_frame_whose_z_is_not_up_is_refused(bench) -> None:
     status = drive.bench.wait_for_status("input", DiagnosticStatus.ERROR)
     assert "tilted by 90 degrees" in status.message and values_of(status)["dropped: pose tilted"] == "1"
     assert not drive.bench.grids
+    status = drive.bench.ask_status("fusion")
+    assert status.level == DiagnosticStatus.WARN and "tilted by 90 degrees" in status.message
+    assert values_of(status)["refused: pose tilted"] == "1"
 
 
 def test_another_resolution_starts_afresh(bench) -> None:
@@ -194,6 +199,22 @@ def test_without_poses_or_fusion_there_is_no_such_topic(bench, parameters: dict[
     assert one.peer.count_publishers("occupancy_grid") == 1
 
 
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {"resolution_m": 0.04, "x_m": (0.0, 10.0), "y_m": (-4.0, 4.0), "z_m": (0.0, 2.0)},
+        {"free_below": 0.2},
+        {"occupied_above": 0.96},
+    ],
+)
+def test_a_grid_that_cannot_be_fused_is_refused_only_where_it_would_be(grid: dict[str, Any]) -> None:
+    own = GridParameters(**grid)
+    assert PerceptionParameters(grid=own).grid == own
+    PerceptionParameters(grid=own, pose_source="odom", fusion=FusionParameters(enabled=False))
+    with pytest.raises(ValueError, match=r"^fusion\.(size_m|limits): "):
+        PerceptionParameters(grid=own, pose_source="odom")
+
+
 def test_wrong_parameters_are_said(ros, model) -> None:
     from rclpy.lifecycle import TransitionCallbackReturn
 
@@ -202,7 +223,8 @@ def test_wrong_parameters_are_said(ros, model) -> None:
         ("fusion.limits", [0.5, 0.9], "fusion.limits: got (0.5, 0.9), expected [least, greatest]"),
         ("fusion.size_m", 500.0, "fusion.size_m: got 500.0 with cells of 0.2 m, expected 0.4 to 400"),
     ):
-        one = Bench(ros, {"model": str(model), "camera_pose": MOUNT, name: value}, activate=False)
+        given = {"model": str(model), "camera_pose": MOUNT, "pose_source": "odom", name: value}
+        one = Bench(ros, given, activate=False)
         assert one.node.trigger_configure() == TransitionCallbackReturn.FAILURE
         assert text in one.ask_status("model").message, one.ask_status("model").message
         one.node.finish()
