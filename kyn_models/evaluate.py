@@ -102,13 +102,14 @@ class DepthAnswers:
 class DepthRow(NamedTuple):
     """Scores of one frame. outside: truth pixels left out because the answer's image does not show them.
 
-    others: scores of further answers on the same pixels.
+    others: scores of further answers on the same pixels. alone: the model was given the key frame without neighbours.
     """
 
     frame: str
     scores: DepthScores
     outside: int
     others: tuple[DepthScores, ...]
+    alone: bool = True
 
 
 def kitti360_depth_sample(drive: Kitti360, frame: int, frames_wanted: int = 1) -> Sample:
@@ -147,11 +148,13 @@ def score_depth(
     if sample.depth_m is None:
         raise ValueError(f"{sample.name}: got no depth_m, expected a sample with depth truth")
     wanted = sample.observation.key.intrinsics
-    at_truth, inside = sample_depth(*model.depth(shown or sample), wanted)
+    asked = shown or sample
+    at_truth, inside = sample_depth(*model.depth(asked), wanted)
     truth = np.where(inside, sample.depth_m, np.float32(np.nan))
     outside = int(np.count_nonzero(~np.isnan(sample.depth_m)) - np.count_nonzero(~np.isnan(truth)))
     further = tuple(depth_scores(sample_depth(*other.depth(sample), wanted)[0], truth) for other in others)
-    return DepthRow(sample.name, depth_scores(at_truth, truth), outside, further)
+    alone = len(asked.observation.frames) == 1
+    return DepthRow(sample.name, depth_scores(at_truth, truth), outside, further, alone)
 
 
 class ScoredFrame(Protocol):

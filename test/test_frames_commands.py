@@ -79,7 +79,9 @@ def test_depth_and_occupancy_are_scored_with_neighbours(
     data: Path, tmp_path: Path, model: str, answered: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["eval", "depth", "--data", str(data), "--model", model]) == 0
-    assert "with the frames before and after where there are some" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "with the frames before and after where there are some" in said
+    assert "0 of 4 frames had no posed neighbours" in said
     assert answered == [2, 3, 3, 2]
     answered.clear()
     assert main(["eval", "occupancy", "--data", str(data), "--model", model, "--scans", "2"]) == 0

@@ -70,6 +70,9 @@ def _depth(args: argparse.Namespace, model: Model, name: str) -> None:
     )
     if ranks.first():
         _say(args, name, rows, missing, damaged)
+        if model.frames_wanted > 1:
+            alone = sum(row.alone for row in rows)
+            print(f"{alone} of {len(rows)} frames had no posed neighbours: one image answered there")
 
 
 def _say(
