@@ -32,6 +32,10 @@ RUN = {
     "kyn node --camera-pose 1.575 -0.004 1.58 -1.6726 0.0019 -1.533 -p model:=my-street": "test/ros/test_kyn_node.py",
     "kyn play drive_0000 --loop": "test/ros/test_play.py",
     "make demo MODEL=/models/my-multiframe DATA=/data/kitti_odometry": "test/ros/test_demo_frames.py",
+    "make demo MODEL=runs/dymultidepth-streets/artifact DATA=/data/KITTI-360": "test/ros/test_demo_frames.py",
+    "kyn eval multiframe --layout streets --frames 40 --model runs/dymultidepth-streets/artifact": (
+        "test/test_eval_multiframe.py"
+    ),
     "kyn node --camera-pose 0.327 0.056 1.654 -1.5773 0.008 -1.5727 -p model:=/models/my-multiframe "
     "-p pose_source:=odom -p input_rectified:=true -p use_sim_time:=true": "test/ros/test_odometry_replay.py",
     "kyn play /data/kitti_odometry --drive 07": "test/ros/test_odometry_replay.py",
