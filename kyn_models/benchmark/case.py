@@ -218,9 +218,14 @@ def main(folder: str) -> int:
     case = configuration.from_mapping(Case, json.loads((place / CASE).read_text()), CASE)
     if case.cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: case.cores])
+    run = measure_plain if case.runtime == PLAIN else measure
+    return write_result(place, lambda: run(case, read_images(place / IMAGES)))
+
+
+def write_result(place: Path, run: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]]) -> int:
+    """What ``run`` gives, as ``result.json`` and ``answers.npz`` in ``place``; 3 and the reason if it cannot."""
     try:
-        run = measure_plain if case.runtime == PLAIN else measure
-        result, answers = run(case, read_images(place / IMAGES))
+        result, answers = run()
     except (ImportError, OSError, RuntimeError, ValueError, MemoryError) as error:
         sentence = " ".join(str(error).split()) or type(error).__name__
         (place / RESULT).write_text(json.dumps({"failed": sentence}))

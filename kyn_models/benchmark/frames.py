@@ -20,7 +20,7 @@ import numpy as np
 
 from kyn_models import config as configuration
 from kyn_models.artifact import Artifact
-from kyn_models.benchmark.case import ANSWERS, CASE, RESULT
+from kyn_models.benchmark.case import CASE, write_result
 from kyn_models.benchmark.record import memory_mb
 from kyn_models.runtimes.frame_queries import FramesInput, camera_matrix
 from kyn_models.runtimes.frames import choose_frames
@@ -150,15 +150,8 @@ def main(folder: str) -> int:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: case.cores])
     with np.load(place / FRAMES) as stored:
         frames = [FramesInput(*item) for item in zip(*(stored[name] for name in FramesInput._fields), strict=True)]
-    try:
-        result, answers = (measure_sweep if case.runtime == SWEEP else measure)(case, frames)
-    except (ImportError, OSError, RuntimeError, ValueError, MemoryError) as error:
-        sentence = " ".join(str(error).split()) or type(error).__name__
-        (place / RESULT).write_text(json.dumps({"failed": sentence}))
-        return 3
-    np.savez(place / ANSWERS, **answers)  # type: ignore[arg-type]  # numpy's stub takes the names for options
-    (place / RESULT).write_text(json.dumps(result))
-    return 0
+    run = measure_sweep if case.runtime == SWEEP else measure
+    return write_result(place, lambda: run(case, frames))
 
 
 if __name__ == "__main__":
