@@ -87,8 +87,8 @@ class CueFusion(nn.Module):
             moved.append(self._attend(self.lin_mono_q(mono), self.lin_mono_k(mono), self.lin_multi_v(multi)))
         if "mono" in self._guided:
             moved.append(self._attend(self.lin_multi_q(multi), self.lin_multi_k(multi), self.lin_mono_v(mono)))
-        large = functional.interpolate(torch.cat(moved, dim=1), scale_factor=self.stride, mode="nearest")
-        return torch.cat(own, dim=1) + self.gamma * large
+        large = (functional.interpolate(self.gamma * cue, scale_factor=self.stride, mode="nearest") for cue in moved)
+        return torch.cat([said + found for said, found in zip(own, large, strict=True)], dim=1)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return attend(query, key, value, self.queries_at_once)

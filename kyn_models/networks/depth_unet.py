@@ -5,6 +5,8 @@ Convolutions pad as TensorFlow's "same" does, for images whose sides are multipl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,7 +18,11 @@ SLOPE = 0.1
 
 
 class SplitConv(nn.Module):
-    """A convolution of columns, then one of rows, each with a leaky ReLU; to 1 / stride of the size."""
+    """A convolution of columns, then one of rows, each with a leaky ReLU; to 1 / stride of the size.
+
+    Of one map, or of several that together have ``channels_in`` channels: the sum of their convolutions is that of
+    their concatenation, which large maps are spared.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, size: int, stride: int = 1) -> None:
         super().__init__()
@@ -25,9 +31,17 @@ class SplitConv(nn.Module):
         before = (size - stride) // 2
         self._pad = before, size - stride - before
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = functional.leaky_relu(self.conv_y(functional.pad(x, (0, 0, *self._pad))), SLOPE)
+    def forward(self, *maps: Tensor) -> Tensor:
+        columns = [functional.pad(x, (0, 0, *self._pad)) for x in maps]
+        x = self.conv_y(columns[0]) if len(columns) == 1 else self._sum(columns)
+        x = functional.leaky_relu(x, SLOPE)
         return functional.leaky_relu(self.conv_x(functional.pad(x, (*self._pad, 0, 0))), SLOPE)
+
+    def _sum(self, columns: Sequence[Tensor]) -> Tensor:
+        weights = self.conv_y.weight.split([x.shape[1] for x in columns], dim=1)
+        first = functional.conv2d(columns[0], weights[0], self.conv_y.bias, self.conv_y.stride)
+        rest = zip(columns[1:], weights[1:], strict=True)
+        return sum((functional.conv2d(x, weight, None, self.conv_y.stride) for x, weight in rest), first)
 
 
 class Refine(nn.Module):
@@ -82,6 +96,6 @@ class DepthUNet(nn.Module):
         quarter = self.dec[1](torch.cat([levels[3], features[2], eighth], dim=1))
         half = self.dec[2](torch.cat([levels[2], features[1], quarter], dim=1))
         whole = self.dec[3](torch.cat([levels[1], features[0], half], dim=1))
-        whole = self.dec[4](torch.cat([levels[0], whole], dim=1))
+        whole = self.dec[4][1:](self.dec[4][0](levels[0], whole))
         coarse_to_fine = zip(self.predictors, (eighth, quarter, half, whole), strict=True)
         return tuple(predict(scale).tanh().abs() for predict, scale in coarse_to_fine)[::-1]

@@ -129,8 +129,8 @@ def pseudo_cost(depth: Tensor, depths: Tensor) -> Tensor:
 
     depths: (D,) metres, the far end first. Half way between two planes the farther one is taken.
     """
-    # Comparisons with the depths between planes: a graph for other runtimes needs no search through all of them.
-    between = (depths[1:] + depths[:-1]).view(1, -1, 1, 1) / 2
-    nearer = (depth < between).to(depth.dtype)
-    before = functional.pad(nearer, (0, 0, 0, 0, 1, 0), value=1.0)
-    return before - functional.pad(nearer, (0, 0, 0, 0, 0, 1))
+    # Two comparisons with the depths between planes: a graph for other runtimes needs no search through all of them.
+    between = (depths[1:] + depths[:-1]) / 2
+    nearer_than = torch.cat([between.new_full((1,), torch.inf), between]).view(1, -1, 1, 1)
+    not_nearer_than = torch.cat([between, between.new_full((1,), -torch.inf)]).view(1, -1, 1, 1)
+    return ((depth < nearer_than) & (depth >= not_nearer_than)).to(depth.dtype)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numba
 import numpy as np
 
 from kyn_models.runtimes import sweep_loops
@@ -53,9 +54,9 @@ class CompiledSweep:
         sweep_loops.pack(np.ascontiguousarray(neighbours), packed)
         sweep_loops.key_statistics(np.ascontiguousarray(image), self._key, self._mean, self._spread)
         ms, ts = projections(k, neighbour_k, neighbour_from_key, height, width)
-        sweep_loops.sweep(
-            packed, ms, ts, self._depths, self._key, self._mean, self._spread, self._volume, self._matched
-        )
+        key = self._key, self._mean, self._spread
+        rows = sweep_loops.rows_of_bands(height, numba.get_num_threads())
+        sweep_loops.sweep(packed, ms, ts, self._depths, *key, rows, self._volume, self._matched)
         return Swept(self._volume, self._matched)
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from kyn_models.runtimes.loops import OPTIONS, exp_of_negative
 
 INLINE = {key: value for key, value in OPTIONS.items() if key != "parallel"}
-ROWS = 16
-"""Of a band. Two more on each side are warped for it; its costs of 32 planes of 512 pixels take 1 MB."""
+MOST_ROWS = 32
+"""Of a band. Two more on each side are warped for it; its costs of 32 planes of 512 pixels take 2 MB."""
 BORDER = 2
 SHARPNESS = np.float32(10.0)
 CHUNK = 16
@@ -274,18 +274,26 @@ def finish(total, weights, depths, matched):
                 best[x] = values[x] if better else best[x]
 
 
+def rows_of_bands(height: int, threads: int) -> int:
+    """So that every thread has as many rows to do as the others, in bands of at most ``MOST_ROWS``."""
+    rows = height - 2 * BORDER
+    rounds = -(-rows // (threads * MOST_ROWS))
+    return -(-rows // (threads * rounds))
+
+
 @numba.njit(**OPTIONS)
-def sweep(packed, ms, ts, depths, key, key_mean, key_spread, volume, matched):
+def sweep(packed, ms, ts, depths, key, key_mean, key_spread, band_rows, volume, matched):
     """packed (N, H + 3, W + 3) int32, ms (N, 3, 3) and ts (N, 3) such that m [x, y, 1] depth + t is the place in a
-    neighbour, half a pixel too far right and down; depths (D,); key and its statistics of ``key_statistics``.
+    neighbour, half a pixel too far right and down; depths (D,); key and its statistics of ``key_statistics``;
+    band_rows: how many rows a thread takes at a time.
 
     Writes volume (D, H, W) and matched (H, W) metres.
     """
     planes, (height, width) = len(depths), key.shape[1:]
     volume_rows = height - 2 * BORDER
-    for band in numba.prange((volume_rows + ROWS - 1) // ROWS):
-        top = BORDER + band * ROWS
-        bottom = min(top + ROWS, height - BORDER)
+    for band in numba.prange((volume_rows + band_rows - 1) // band_rows):
+        top = BORDER + band * band_rows
+        bottom = min(top + band_rows, height - BORDER)
         rows = bottom - top
         total = volume[:, top:bottom]
         total[:] = np.float32(0)

@@ -36,6 +36,12 @@ def test_padding_is_tensorflows_same(size: int, stride: int) -> None:
     torch.testing.assert_close(layer(x), expected)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_maps_apart_are_as_their_concatenation(stride: int) -> None:
+    layer, maps = SplitConv(9, 5, 3, stride), [torch.randn(2, count, 16, 32) for count in (4, 3, 2)]
+    torch.testing.assert_close(layer(*maps), layer(torch.cat(maps, dim=1)))
+
+
 def test_refinement_is_a_transposed_convolution_without_its_rim() -> None:
     layer, x = Refine(4, 5), torch.randn(2, 4, 6, 8)
     whole = functional.conv_transpose2d(x, layer.conv2d_t.weight, layer.conv2d_t.bias, stride=2)

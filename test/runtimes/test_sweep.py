@@ -12,6 +12,7 @@ pytest.importorskip("numba", reason="the loops need numba")
 
 from kyn_models.networks.plane_sweep import best_depth, cost_volume, sweep_depths
 from kyn_models.runtimes.sweep import CompiledSweep, Swept
+from kyn_models.runtimes.sweep_loops import rows_of_bands
 
 AGREES = 1e-4
 """Of the volume, whose values lie in -1..1."""
@@ -101,6 +102,11 @@ def test_planes_of_any_number() -> None:
     assert_same(case.compiled(), case.plain())
     case = Case(32, 48, AHEAD, BEHIND, planes=33)
     assert_same(case.compiled(), case.plain())
+
+
+@pytest.mark.parametrize("height, threads, rows", [(256, 2, 32), (256, 12, 21), (256, 1, 32), (5, 8, 1), (37, 2, 17)])
+def test_threads_have_as_much_to_do(height: int, threads: int, rows: int) -> None:
+    assert rows_of_bands(height, threads) == rows
 
 
 def test_a_neighbour_that_sees_nothing_changes_nothing() -> None:
