@@ -179,7 +179,7 @@ def _rise_range(progress: float) -> tuple[float, float]:
 
 
 def _rise_legend(progress: float) -> UInt8Array:
-    """(34, CANVAS width, 3): scale of depth fading into what the colours of height mean."""
+    """(34, CANVAS width, 3): the scale of depth, which has gone before what the colours of height mean comes."""
     share = _height_share(progress)
     width = max(CANVAS[0], LEGEND_WIDTH)
     heights = np.full((34, width, 3), views.BACKGROUND, dtype=np.uint8)
@@ -190,7 +190,9 @@ def _rise_legend(progress: float) -> UInt8Array:
     cv2.rectangle(heights, (420, 6), (434, 16), views.UNKNOWN_COLOUR, -1)
     views.label(heights, views.NOT_SEEN, (438, 15), 0.34)
     depths = views.depth_scale(width, True, *_rise_range(progress))
-    return cv2.addWeighted(depths, 1 - share, heights, share, 0)[:, : CANVAS[0]]
+    shown, weight = (depths, 1 - 2 * share) if share < 0.5 else (heights, 2 * share - 1)
+    blank = np.full_like(shown, views.BACKGROUND)
+    return cv2.addWeighted(shown, weight, blank, 1 - weight, 0)[:, : CANVAS[0]]
 
 
 def _on_canvas(picture: UInt8Array) -> UInt8Array:
