@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """Run ``kyn cloud``; raises ValueError or OSError with one sentence for what the user can mend."""
     from kyn_models.cloud import Cloud, CloudOptions, seen_from
     from kyn_models.ply import write_points
+    from kyn_models.predictor import PredictorOptions
     from kyn_models.predictors import make_predictor
 
     if args.every < 1:
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     drive = _drive(args)
     frames = _frames(args, drive)
     artifact = Artifact.load(args.model)
-    predictor = make_predictor(artifact, args.runtime, warn=print, precision=args.precision)
+    predictor = make_predictor(artifact, PredictorOptions(args.runtime, precision=args.precision), warn=print)
     print(f"{artifact.name} on {predictor.runtime_name}: {len(frames)} frames of {drive.drive}", flush=True)
     cloud, done, alone = Cloud(options.voxel_m), 0, 0
     damaged: list[Exception] = []

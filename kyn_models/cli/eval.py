@@ -22,7 +22,8 @@ from kyn_models import evaluate, ranks
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.baselines import Prior
 from kyn_models.data.kitti360 import Kitti360
-from kyn_models.depth_predictor import DepthPredictor
+from kyn_models.models import FRAME_FAMILIES
+from kyn_models.predictor import PredictorOptions
 from kyn_models.predictors import make_predictor
 from kyn_models.runtimes import NAMES
 from kyn_models.runtimes.queries import PRECISIONS, Precision
@@ -125,9 +126,9 @@ def load_model(path: Path, runtime: str, precision: Precision = "auto") -> tuple
         prior = Prior.load(path)
         return prior, f"prior of {prior.frames} frames"
     artifact = Artifact.load(path)
-    predictor = make_predictor(artifact, runtime, precision=precision)
+    predictor = make_predictor(artifact, PredictorOptions(runtime, precision=precision))
     name = f"{artifact.name} on {predictor.runtime_name} {predictor.precision}"
-    if isinstance(predictor, DepthPredictor):
+    if artifact.manifest.family in FRAME_FAMILIES:
         return evaluate.DepthAnswers(predictor), name
     return evaluate.PredictorAnswers(predictor), name
 

@@ -14,8 +14,8 @@ from kyn_models.cli.unused import refuse
 from kyn_models.data.kitti360 import Kitti360, open_split
 from kyn_models.data.kitti_raw_split import KittiRawSplit
 from kyn_models.data.realestate10k import RealEstate10k
-from kyn_models.predictor import Predictor
-from kyn_models.predictors import require_density
+from kyn_models.predictor import PredictorOptions
+from kyn_models.predictors import make_predictor, require_density
 from kyn_models.runtimes import NAMES
 from kyn_models.runtimes.queries import PRECISIONS
 from kyn_models.types import Sample
@@ -149,7 +149,7 @@ def _model(args: argparse.Namespace, artifact: Artifact, samples: shared.Samples
         shared.require_no_runtime(args, "--input warped")
         rays = PublishedRays(artifact, shared.torch_device())
         return f"{artifact.name}, image resized to {rays.width}x{rays.height}", rays
-    predictor = Predictor(artifact, args.runtime, precision=args.precision)
+    predictor = make_predictor(artifact, PredictorOptions(args.runtime, precision=args.precision))
     name = f"{artifact.name} on {predictor.runtime_name} {predictor.precision}, image warped to the training camera"
     return name, evaluate_nvs.PredictorViews(predictor)
 

@@ -17,6 +17,7 @@ from kyn_models.data.kitti360 import open_split
 from kyn_models.data.neighbours import kitti360_sample
 from kyn_models.data.splits import SplitLine, read_split
 from kyn_models.occupancy import GridOptions
+from kyn_models.predictor import PredictorOptions
 from kyn_models.predictors import make_predictor
 from kyn_models.runtimes import NAMES
 from kyn_models.runtimes.queries import PRECISIONS
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     damaged = []
     todo = [index for index, name in enumerate(names) if not picture_path(args.out, name).is_file()]
     if todo:
-        predictor = make_predictor(artifact, args.runtime, spec, precision=args.precision)
+        predictor = make_predictor(artifact, PredictorOptions(args.runtime, spec, precision=args.precision))
         print(f"{artifact.name} on {predictor.runtime_name}: {len(todo)} of {len(lines)} frames to do", flush=True)
         for done, index in enumerate(todo, start=1):
             try:
