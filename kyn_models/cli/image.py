@@ -10,12 +10,11 @@ import numpy as np
 
 from kyn_models import config as configuration
 from kyn_models import views
-from kyn_models.artifact import KITTI360_CAMERA, Artifact, default_artifact, forward_mount
+from kyn_models.artifact import KITTI360_CAMERA, Artifact, forward_mount
+from kyn_models.cli.model_options import add_model, add_runtime
 from kyn_models.image_file import read_rgb
 from kyn_models.predictor import Predictor, PredictorOptions
 from kyn_models.predictors import make_predictor
-from kyn_models.runtimes import NAMES
-from kyn_models.runtimes.queries import PRECISIONS
 from kyn_models.types import Float64Array, Intrinsics, Observation, PosedFrame, Prediction
 from kyn_models.voxel_pictures import write_mesh
 from kyn_models.whole_files import write_image
@@ -46,11 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pitch", type=float, metavar="DEG", help="degrees that the camera looks down (else as in training)"
     )
-    parser.add_argument(
-        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
-    )
-    parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
+    add_model(parser)
+    add_runtime(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from kyn_models import camera_paths, film, views
-from kyn_models.artifact import Artifact, default_artifact
+from kyn_models.artifact import Artifact
 from kyn_models.cli.eval import check_writable, progress
 from kyn_models.cli.image import DEFAULT_FOV_DEG, camera_from_file, camera_from_fov, mount_of
+from kyn_models.cli.model_options import add_model, add_runtime
 from kyn_models.cli.unused import refuse
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.data.neighbours import kitti360_sample
@@ -24,8 +25,6 @@ from kyn_models.image_file import read_rgb
 from kyn_models.novel_view import Scene
 from kyn_models.predictor import Predictor, PredictorOptions
 from kyn_models.predictors import make_predictor, require_density
-from kyn_models.runtimes import NAMES
-from kyn_models.runtimes.queries import PRECISIONS
 from kyn_models.types import Observation, PosedFrame, UInt8Array
 from kyn_models.video import write_video
 
@@ -101,11 +100,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"flight, transition: per path or rise (else {DEFAULT_PICTURES})",
     )
     parser.add_argument("--rate", type=int, metavar="HZ", help="pictures per second (else 10, flights and rise 16)")
-    parser.add_argument(
-        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
-    )
-    parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
+    add_model(parser)
+    add_runtime(parser)
 
 
 def run(args: argparse.Namespace) -> int:
