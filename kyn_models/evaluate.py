@@ -19,7 +19,6 @@ import numpy as np
 
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.data.neighbours import kitti360_sample
-from kyn_models.depth_predictor import DepthPredictor
 from kyn_models.metrics import DepthScores, depth_scores
 from kyn_models.models import published_points_per_call
 from kyn_models.predictor import Predictor
@@ -44,7 +43,7 @@ class DepthModel(Protocol):
 
 
 class PredictorAnswers:
-    """The answers of a ``Predictor``, as an evaluator asks for them."""
+    """The answers of a ``Predictor`` whose model says density, as an evaluator asks for them."""
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
@@ -70,10 +69,10 @@ class PredictorAnswers:
 
 
 class DepthAnswers:
-    """The answers of a ``DepthPredictor``. Occupancy is the baseline "Depth" of Behind the Scenes' table: everything in
-    front of the depth is free, everything behind it occupied, however far."""
+    """The answers of one whose model says depth. Occupancy is the baseline "Depth" of Behind the Scenes' table:
+    everything in front of the depth is free, everything behind it occupied, however far."""
 
-    def __init__(self, predictor: DepthPredictor) -> None:
+    def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
         self._last: tuple[Sample, Float32Array] | None = None
 

@@ -5,48 +5,45 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-import numpy as np
-
-from kyn_models import runtimes
+from kyn_models import cells, runtimes
 from kyn_models.artifact import Artifact
-from kyn_models.depth_predictor import DepthPredictor
+from kyn_models.field_model import FieldModel
+from kyn_models.frames_model import FramesModel, no_density
 from kyn_models.models import FRAME_FAMILIES
-from kyn_models.occupancy import GridOptions
-from kyn_models.predictor import PREDICTED_FAMILIES, Predictor
-from kyn_models.runtimes.queries import Precision
-from kyn_models.types import VoxelGridSpec
+from kyn_models.predictor import PREDICTED_FAMILIES, Model, Predictor, PredictorOptions
 
 log = logging.getLogger(__name__)
-
-AnyPredictor = Predictor | DepthPredictor
 
 
 def make_predictor(
     artifact: Artifact,
-    runtime: str = "auto",
-    spec: VoxelGridSpec | None = None,
-    grid: GridOptions | None = None,
-    depth_rays: tuple[int, int] = (96, 320),
-    metric_scale: float = 1.0,
-    hood_mask: np.ndarray | None = None,
+    options: PredictorOptions = PredictorOptions(),  # noqa: B008 - frozen
     warn: runtimes.Warn = log.warning,
-    precision: Precision = "auto",
     say: Callable[[str], None] = log.info,
-) -> AnyPredictor:
-    """The model of an artifact, ready to be asked; arguments and errors as ``Predictor``'s.
+) -> Predictor:
+    """The model of a checked artifact, ready to be asked.
 
-    depth_rays is for families that render depth; the others have one for each pixel.
-    Raises ``ValueError`` for a family of neither kind.
+    warn: receives a sentence for each runtime that ``auto`` passed over (see ``Predictor``); say: progress.
+    Raises ``ValueError`` for a family of neither kind or a grid that does not fit into the memory, ``RuntimeFailed``.
     """
+    # Asked before the model is loaded, which takes seconds.
+    cells.require_memory(options.spec)
+    passed_over: list[str] = []
+
+    def pass_over(sentence: str) -> None:
+        passed_over.append(sentence)
+        warn(sentence)
+
+    model = _load(artifact, options, pass_over, say)
+    return Predictor(artifact, model, options, tuple(passed_over))
+
+
+def _load(artifact: Artifact, options: PredictorOptions, warn: runtimes.Warn, say: Callable[[str], None]) -> Model:
     family = artifact.manifest.family
     if family in PREDICTED_FAMILIES:
-        return Predictor(
-            artifact, runtime, spec, grid, depth_rays, metric_scale, hood_mask, warn=warn, precision=precision, say=say
-        )
+        return FieldModel(artifact, options, warn, say)
     if family in FRAME_FAMILIES:
-        return DepthPredictor(
-            artifact, runtime, spec, grid, metric_scale, hood_mask, warn=warn, precision=precision, say=say
-        )
+        return FramesModel(artifact, options, warn, say)
     known = ", ".join((*PREDICTED_FAMILIES, *sorted(FRAME_FAMILIES)))
     raise ValueError(f"{artifact.path}: got a model of family {family!r}, expected one of {known}")
 
@@ -54,7 +51,4 @@ def make_predictor(
 def require_density(artifact: Artifact, what: str) -> None:
     """Raises ``ValueError`` for a model that says depth, not density. what: needs density, as a command is called."""
     if artifact.manifest.family in FRAME_FAMILIES:
-        raise ValueError(
-            f"{what}: got {artifact.name}, which says the depth of what is seen and no density behind it, "
-            f"expected a model of family {' or '.join(PREDICTED_FAMILIES)}"
-        )
+        raise ValueError(no_density(artifact, what))

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from kyn_models.artifact import Artifact, default_artifact
+from kyn_models.artifact import Artifact
 from kyn_models.benchmark.images import BenchmarkImages, add_image_arguments, load_images
 from kyn_models.benchmark.record import check_output, hardware, in_words, write_json
-from kyn_models.runtimes import NAMES
-from kyn_models.runtimes.queries import PRECISIONS
+from kyn_models.cli.model_options import add_model, add_runtime
+from kyn_ros.node_command import add_parameters
 from kyn_ros.processes import ended_by_signals, private_graph, start_node, stop
 
 if TYPE_CHECKING:
@@ -37,19 +37,9 @@ NEAR_ENOUGH = 1.05
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_arguments(parser)
-    parser.add_argument(
-        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
-    )
-    parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
-    parser.add_argument(
-        "-p",
-        "--param",
-        action="append",
-        default=[],
-        metavar="NAME:=VALUE",
-        help="a parameter of the node; may be repeated",
-    )
+    add_model(parser)
+    add_runtime(parser)
+    add_parameters(parser)
     parser.add_argument(
         "--outputs",
         choices=("grid", "default", "all"),

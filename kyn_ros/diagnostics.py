@@ -14,7 +14,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
 from kyn_models.artifact import TrainingCamera
-from kyn_models.predictors import AnyPredictor
+from kyn_models.predictor import Predictor
 from kyn_ros.mount import MAX_HEIGHT_OFFSET_M, MAX_PITCH_OFFSET_DEG, offset_from_training
 
 OK, WARN, ERROR, STALE = (
@@ -214,7 +214,7 @@ def mount_status(name: str, base_from_camera: np.ndarray, source: str, training:
     return make_status(name, OK, "the mount is like the one the model was trained with", values)
 
 
-def model_status(name: str, activity: str, refusal: str, predictor: AnyPredictor | None) -> DiagnosticStatus:
+def model_status(name: str, activity: str, refusal: str, predictor: Predictor | None) -> DiagnosticStatus:
     """What runs, or why nothing does. refusal: the sentence with which configure was refused."""
     if predictor is None:
         return make_status(name, ERROR if refusal else OK, refusal or activity, {})
@@ -228,7 +228,7 @@ def model_status(name: str, activity: str, refusal: str, predictor: AnyPredictor
         "runtime": predictor.runtime_name,
         "library": predictor.library,
         "precision": predictor.precision,
-        "metric_scale": f"{predictor.metric_scale:g}",
+        "metric_scale": f"{predictor.options.metric_scale:g}",
     }
     message = f"{activity}: {predictor.artifact.name} on {predictor.runtime_name}"
     if predictor.passed_over:

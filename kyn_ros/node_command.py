@@ -20,14 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the OPTICAL frame in base_link, metres and radians (else from TF)",
     )
     parser.add_argument("--params-file", type=Path, metavar="YAML", help="parameters, as config/ros/perception.yaml")
-    parser.add_argument(
-        "-p",
-        "--param",
-        action="append",
-        default=[],
-        metavar="NAME:=VALUE",
-        help="a parameter of the node; may be repeated",
-    )
+    add_parameters(parser)
     parser.add_argument(
         "-r",
         "--remap",
@@ -35,6 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FROM:=TO",
         help="another name for a topic; may be repeated",
+    )
+
+
+def add_parameters(parser: argparse.ArgumentParser) -> None:
+    """``--param``: any parameter of the perception node, by its name."""
+    parser.add_argument(
+        "-p",
+        "--param",
+        action="append",
+        default=[],
+        metavar="NAME:=VALUE",
+        help="a parameter of the node; may be repeated",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,7 +14,8 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from sensor_msgs.msg import CameraInfo
 
 from kyn_models.artifact import Artifact, default_artifact
-from kyn_models.predictors import AnyPredictor, make_predictor
+from kyn_models.predictor import Predictor, PredictorOptions, Prepared
+from kyn_models.predictors import make_predictor
 from kyn_models.types import Float64Array, Observation, PosedFrame, UInt8Array
 from kyn_ros import convert, diagnostics
 from kyn_ros.background import Background
@@ -34,8 +35,8 @@ class _Setup(NamedTuple):
 
     camera: Camera
     mount: Float64Array
-    predictor: AnyPredictor
-    prepared: Any
+    predictor: Predictor
+    prepared: Prepared
     mount_status: DiagnosticStatus
 
 
@@ -61,7 +62,7 @@ class Perception:
 
     def __init__(
         self,
-        predictor: AnyPredictor,
+        predictor: Predictor,
         mount: FixedMount | TfMount,
         poses: PoseSource | None,
         outputs: Outputs,
@@ -75,7 +76,7 @@ class Perception:
         self._poses = poses
         self._mount_status: DiagnosticStatus | None = None
         # The newest grid first, and the one before it: what answers while the newest is being built.
-        self._predictors: tuple[AnyPredictor, ...] = (predictor,)
+        self._predictors: tuple[Predictor, ...] = (predictor,)
         self._mount, self._parameters, self._mask = mount, parameters, mask
         self._logger, self._name = logger, name
         self._frames: Frames | None = None
@@ -86,7 +87,7 @@ class Perception:
         self._setups: Background[_Setup] = Background()
 
     @property
-    def predictor(self) -> AnyPredictor:
+    def predictor(self) -> Predictor:
         """The model with the newest grid."""
         return self._predictors[0]
 
@@ -133,7 +134,8 @@ class Perception:
         prediction = setup.predictor.predict(question.observation, Outputs.needs(wanted), setup.prepared)
         predicted = time.monotonic()
         stamp = convert.time_message(prediction.stamp_ns)
-        self.outputs.publish(wanted, prediction, setup.predictor.grid, stamp, question.camera_frame, cancelled, place)
+        grid = setup.predictor.options.grid
+        self.outputs.publish(wanted, prediction, grid, stamp, question.camera_frame, cancelled, place)
         if self._frames is not None and question.chosen is not None:
             self._frames.answered(question.chosen, prediction.frames_used)
         done = time.monotonic()
@@ -198,7 +200,7 @@ class Perception:
         self._mount_status = setup.mount_status
         return setup
 
-    def _build(self, info: CameraInfo, mount: Float64Array, predictor: AnyPredictor) -> _Setup:
+    def _build(self, info: CameraInfo, mount: Float64Array, predictor: Predictor) -> _Setup:
         begin = time.monotonic()
         camera = camera_from_info(info, self._parameters.input_rectified)
         mask = camera.rectify_mask(self._mask) if self._mask is not None else None
@@ -220,7 +222,7 @@ def load_predictor(
     mount: FixedMount | TfMount,
     warn: Callable[[str], None],
     say: Callable[[str], None],
-) -> AnyPredictor:
+) -> Predictor:
     """The model that the parameters name, warm: it has answered black images, so that no frame waits for that.
 
     The constants of a fixed mount are there too. warn: gets a sentence for each runtime that was passed over. say: gets
@@ -228,14 +230,16 @@ def load_predictor(
     """
     predictor = make_predictor(
         Artifact.load(parameters.model or default_artifact()),
-        runtime=parameters.runtime,
-        spec=parameters.grid.spec(),
-        grid=parameters.grid.options(),
-        depth_rays=parameters.depth_rays,
-        metric_scale=parameters.metric_scale,
-        warn=warn,
-        precision=parameters.precision,
-        say=say,
+        PredictorOptions(
+            runtime=parameters.runtime,
+            spec=parameters.grid.spec(),
+            grid=parameters.grid.options(),
+            depth_rays=parameters.depth_rays,
+            metric_scale=parameters.metric_scale,
+            precision=parameters.precision,
+        ),
+        warn,
+        say,
     )
     training = predictor.artifact.manifest.camera
     mount_pose = mount.pose if isinstance(mount, FixedMount) else training.base_from_camera()

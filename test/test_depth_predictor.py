@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kyn_models import depth_predictor, predictors
+from kyn_models import frames_model, predictors
 from kyn_models.artifact import Artifact, Manifest, TrainingCamera, forward_mount
 from kyn_models.data.depth_items import depth_item
 from kyn_models.data.kitti_odometry import KittiOdometry
 from kyn_models.data.neighbours import OdometryWithNeighbours
-from kyn_models.depth_predictor import DepthPredictor
+from kyn_models.frames_model import PlacedFrames
 from kyn_models.models.dymultidepth_official import CAMERA
 from kyn_models.occupancy import GridOptions
+from kyn_models.predictor import Predictor, PredictorOptions
 from kyn_models.predictors import make_predictor, require_density
 from kyn_models.runtimes.frame_queries import FramesAnswer, FramesInput
 from kyn_models.types import UNKNOWN, Intrinsics, Observation, PosedFrame, Sample, VoxelGridSpec
@@ -50,7 +51,7 @@ class StandIn:
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     stand_in = StandIn()
-    monkeypatch.setattr(depth_predictor, "choose_frames", lambda *_: stand_in)
+    monkeypatch.setattr(frames_model, "choose_frames", lambda *_: stand_in)
     return stand_in
 
 
@@ -61,8 +62,8 @@ def artifact(**fields: object) -> Artifact:
     return Artifact(Path("nowhere"), manifest, "0")
 
 
-def predictor(**options: object) -> DepthPredictor:
-    return DepthPredictor(artifact(), spec=SPEC, **options)  # type: ignore[arg-type]
+def predictor(**options: object) -> Predictor:
+    return make_predictor(artifact(), PredictorOptions(**{"spec": SPEC, **options}))  # type: ignore[arg-type]
 
 
 def picture(camera: Intrinsics, value: int = 0) -> np.ndarray:
@@ -125,7 +126,8 @@ def test_every_frame_is_warped_with_its_own_camera(runtime: StandIn) -> None:
 def test_sky_padding_and_hood(runtime: StandIn) -> None:
     hood = np.zeros((64, 128), np.uint8)
     hood[60:] = 1
-    result = predictor(hood_mask=hood).predict(seen(frame(), frame(-1.0)))
+    asked = predictor()
+    result = asked.predict(seen(frame(), frame(-1.0)), prepared=asked.build(K, MOUNT, hood))
     assert result.depth_m is not None and result.volume is not None
     assert np.isnan(result.depth_m[60:]).all() and np.isposinf(result.depth_m[:30]).all()
     finite = result.depth_m[np.isfinite(result.depth_m)]
@@ -134,7 +136,7 @@ def test_sky_padding_and_hood(runtime: StandIn) -> None:
     padded = predictor().predict(seen(frame(camera=narrow), frame(-1.0, camera=narrow))).depth_m
     assert padded is not None and np.isnan(padded[:, 101:]).all() and np.isfinite(padded[45, :99]).all()
     with pytest.raises(ValueError, match="hood_mask: got 128x64 pixels, expected 740x370 as the image"):
-        predictor(hood_mask=hood).predict(seen(frame(camera=SMALL.source)))
+        asked.build(SMALL.source, MOUNT, hood)
 
 
 def test_outputs_do_not_depend_on_each_other(runtime: StandIn) -> None:
@@ -157,7 +159,7 @@ def test_metric_scale_is_one_world_of_another_size(runtime: StandIn) -> None:
     high[:3, 3] *= 2
     spec = VoxelGridSpec((0.0, 60.0), (-12.0, 12.0), (-0.8, 5.6), 0.4)
     grid = GridOptions(min_height_m=0.6, max_height_m=4.0)
-    scaled = DepthPredictor(artifact(), spec=spec, grid=grid, metric_scale=2.0)
+    scaled = predictor(spec=spec, grid=grid, metric_scale=2.0)
     result = scaled.predict(seen(frame(), frame(-1.0), mount=high))
     np.testing.assert_allclose(runtime.asked[1][0].neighbour_from_key[0, 2, 3], 0.5, atol=1e-6)
     np.testing.assert_allclose(result.depth_m, 2 * plain.depth_m, rtol=1e-6)
@@ -178,7 +180,9 @@ def test_another_grid_mount_or_camera(runtime: StandIn) -> None:
     np.testing.assert_array_equal(first.predict(seen(frame(), frame(-1.0))).volume, before.volume)
     old = first.build(K, MOUNT)
     assert old.fits(K, MOUNT) and not old.fits(SMALL.source, MOUNT) and not old.fits(K, forward_mount(1.0, 0.0))
-    assert first.build(SMALL.source, MOUNT).view is old.view, "a camera that changes costs no new constants"
+    same = first.build(SMALL.source, MOUNT)
+    assert isinstance(same.placed, PlacedFrames) and isinstance(old.placed, PlacedFrames)
+    assert same.placed.view is old.placed.view, "a camera that changes costs no new constants"
     higher = first.predict(seen(frame(), frame(-1.0), mount=forward_mount(2.5, 0.0)))
     assert (higher.volume != before.volume).any()
     again = first.predict(seen(frame(), frame(-1.0)), prepared=old)
@@ -190,17 +194,17 @@ def test_another_grid_mount_or_camera(runtime: StandIn) -> None:
 
 
 def test_the_predictor_of_a_family(runtime: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make_predictor(artifact(), "openvino", SPEC, metric_scale=1.5, depth_rays=(10, 20))
-    assert isinstance(made, DepthPredictor) and made.frames_wanted == 3 and made.metric_scale == 1.5
+    options = PredictorOptions("torch", SPEC, depth_rays=(10, 20), metric_scale=1.5, precision="float32")
+    made = make_predictor(artifact(), options)
+    assert made.frames_wanted == 3 and made.options is options
     assert (made.runtime_name, made.precision, made.library) == ("stand-in", "float32", "none")
-    given = {}
-    monkeypatch.setattr(predictors, "Predictor", lambda *args, **options: given.update(options, args=args))
-    make_predictor(artifact(family="bts"), "torch", SPEC, depth_rays=(10, 20), precision="float32")
-    assert given["args"][1:3] == ("torch", SPEC) and given["args"][4] == (10, 20) and given["precision"] == "float32"
+    given: list[object] = []
+    monkeypatch.setattr(predictors.FieldModel, "__init__", lambda self, *args: given.extend(args))
+    assert make_predictor(artifact(family="bts"), options).frames_wanted == 1 and given[1] is options
     with pytest.raises(ValueError, match="got a model of family 'nsc', expected one of bts, kyn, dymultidepth"):
         make_predictor(artifact(family="nsc"))
-    with pytest.raises(ValueError, match="expected dymultidepth"):
-        DepthPredictor(artifact(family="bts"))
+    with pytest.raises(ValueError, match=r"density: got nowhere \(dymultidepth\), which says the depth of what"):
+        made.density(seen(frame()), np.ones((1, 3)))
     require_density(artifact(family="bts"), "kyn eval nvs")
     with pytest.raises(ValueError, match=r"kyn eval nvs: got nowhere \(dymultidepth\), which says the depth of what"):
         require_density(artifact(), "kyn eval nvs")
@@ -223,7 +227,7 @@ def test_the_answers_are_those_of_the_model(tmp_path: Path) -> None:
         return replace(frame(ahead_m, camera), image=noise)
 
     frames = (textured(0.0), textured(-0.5), textured(0.5))
-    made = DepthPredictor(known, "torch", SPEC)
+    made = make_predictor(known, PredictorOptions("torch", SPEC))
     result, alone = made.predict(seen(*frames)), made.predict(seen(frames[0]))
     # The published matrix belongs to the images, which here are those of the network already.
     k = SMALL.source

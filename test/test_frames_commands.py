@@ -16,9 +16,9 @@ from artifacts import TINY_FRAMES
 from kyn_models.cli import main
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.data.neighbours import kitti360_sample
-from kyn_models.depth_predictor import DepthPredictor
 from kyn_models.evaluate import DepthAnswers
 from kyn_models.models.seeded import seeded_frames, write_seeded_frames
+from kyn_models.predictor import Predictor
 from kyn_models.types import Float32Array, Intrinsics, Observation, Prediction, Sample
 
 
@@ -39,14 +39,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def answered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Frames of which each prediction was made."""
     counts = []
-    predict = DepthPredictor.predict
+    predict = Predictor.predict
 
-    def counted(self: DepthPredictor, observation: Observation, *options: object) -> Prediction:
+    def counted(self: Predictor, observation: Observation, *options: object) -> Prediction:
         result = predict(self, observation, *options)  # type: ignore[arg-type]
         counts.append(result.frames_used)
         return result
 
-    monkeypatch.setattr(DepthPredictor, "predict", counted)
+    monkeypatch.setattr(Predictor, "predict", counted)
     return counts
 
 

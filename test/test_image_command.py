@@ -58,8 +58,8 @@ def test_a_photo_becomes_depth_map_view_and_mesh(photo, tiny_artifact, here, cap
 
 
 def test_the_precision_reaches_the_predictor(photo, tiny_artifact, monkeypatch, capsys):
-    def refused(*_, precision):
-        raise ValueError(f"asked for {precision}")
+    def refused(artifact, options):
+        raise ValueError(f"asked for {options.precision}")
 
     monkeypatch.setattr("kyn_models.cli.image.make_predictor", refused)
     assert main(["image", str(photo), "--model", str(tiny_artifact), "--precision", "float16"]) == 2

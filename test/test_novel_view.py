@@ -9,8 +9,10 @@ pytest.importorskip("numba")
 
 from kyn_models import novel_view
 from kyn_models.artifact import Artifact
+from kyn_models.field_model import PlacedField
 from kyn_models.novel_view import Rays, Scene, Source, centred, corner_rays, pixel_rays, render
-from kyn_models.predictor import Predictor
+from kyn_models.predictor import PredictorOptions
+from kyn_models.predictors import make_predictor
 from kyn_models.types import Intrinsics, Observation, PosedFrame
 
 CAMERA = Intrinsics(40.0, 36.0, 31.0, 12.5, 64, 24)
@@ -175,14 +177,15 @@ def test_near_and_far_may_differ_from_ray_to_ray():
 def test_a_model_through_the_predictor(tiny_artifact):
     """Depth along the key camera's rays is the predictor's; a narrower photo bounds what is known."""
     artifact = Artifact.load(tiny_artifact)
-    predictor = Predictor(artifact, depth_rays=(24, 80))
+    predictor = make_predictor(artifact, PredictorOptions(depth_rays=(24, 80)))
     image = np.random.default_rng(0).integers(0, 255, (192, 640, 3), np.uint8)
     camera = artifact.camera.intrinsics
     observation = Observation((PosedFrame(image, camera),), artifact.manifest.camera.base_from_camera())
     rays = Rays(artifact.camera.rays(24, 80))
     view = render(Scene.of(predictor, observation), rays, np.eye(4))
-    step = predictor.build(camera, observation.base_from_camera).step
-    expected = step(image, frozenset({"depth"})).arrays["depth"]
+    placed = predictor.build(camera, observation.base_from_camera).placed
+    assert isinstance(placed, PlacedField)
+    expected = placed.step(image, frozenset({"depth"})).arrays["depth"]
     np.testing.assert_array_equal(np.isinf(view.depth_m), np.isinf(expected))
     finite = np.isfinite(expected)
     assert finite.any()

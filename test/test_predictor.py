@@ -13,8 +13,10 @@ pytest.importorskip("numba", reason="the compiled decoder needs numba")
 
 from kyn_models import cells
 from kyn_models.artifact import KITTI360_CAMERA, Artifact, TrainingCamera, forward_mount
+from kyn_models.field_model import PlacedField, enlarge_depth
 from kyn_models.occupancy import GridOptions
-from kyn_models.predictor import Predictor, enlarge_depth
+from kyn_models.predictor import Predictor, PredictorOptions
+from kyn_models.predictors import make_predictor
 from kyn_models.types import UNKNOWN, Intrinsics, Observation, PosedFrame, VoxelGridSpec
 
 SPEC = VoxelGridSpec((0.0, 24.0), (-6.0, 6.0), (-0.5, 3.0), 0.5)
@@ -23,7 +25,8 @@ SMALL = KITTI360_CAMERA.resized(640, 192)
 
 
 def predictor(path: Path, **options: object) -> Predictor:
-    return Predictor(Artifact.load(path), "onnxruntime", **{"spec": SPEC, "depth_rays": (12, 40), **options})  # type: ignore[arg-type]
+    given = {"spec": SPEC, "depth_rays": (12, 40), **options}
+    return make_predictor(Artifact.load(path), PredictorOptions("onnxruntime", **given))  # type: ignore[arg-type]
 
 
 def observation(seed: int = 0, camera: Intrinsics = SMALL, mount: np.ndarray = MOUNT) -> Observation:
@@ -104,8 +107,9 @@ def test_metric_scale_multiplies_all_distances(tiny_artifact: Path) -> None:
 def test_what_only_the_hood_mask_sees_is_unknown(tiny_artifact: Path) -> None:
     mask = np.zeros((192, 640), dtype=np.uint8)
     mask[120:] = 255
-    plain = predictor(tiny_artifact).predict(observation())
-    masked = predictor(tiny_artifact, hood_mask=mask).predict(observation())
+    asked = predictor(tiny_artifact)
+    plain = asked.predict(observation())
+    masked = asked.predict(observation(), prepared=asked.build(SMALL, MOUNT, mask))
     assert masked.depth_m is not None and np.isnan(masked.depth_m[120:]).all()
     np.testing.assert_array_equal(masked.depth_m[:120], plain.depth_m[:120])
     row = pixels(SPEC, MOUNT)[1]
@@ -113,7 +117,7 @@ def test_what_only_the_hood_mask_sees_is_unknown(tiny_artifact: Path) -> None:
     assert (plain.volume[hidden] != UNKNOWN).any() and (masked.volume[hidden] == UNKNOWN).all()
     np.testing.assert_array_equal(masked.volume[open_], plain.volume[open_])
     with pytest.raises(ValueError, match="hood_mask: got 640x192 pixels, expected 1408x376"):
-        predictor(tiny_artifact, hood_mask=mask).predict(observation(camera=KITTI360_CAMERA))
+        asked.build(KITTI360_CAMERA, MOUNT, mask)
 
 
 def test_padding_of_a_narrow_camera_is_unknown(tiny_artifact: Path) -> None:
@@ -200,11 +204,17 @@ def test_another_grid_of_the_same_model(tiny_artifact: Path) -> None:
         first.with_grid(VoxelGridSpec((0.0, 5000.0), (-1000.0, 1000.0), (0.0, 10.0), 0.1), options)
 
 
+def placed(asked: Predictor, camera: Intrinsics, mount: np.ndarray) -> PlacedField:
+    found = asked.build(camera, mount).placed
+    assert isinstance(found, PlacedField)
+    return found
+
+
 def test_a_camera_that_changes_costs_no_new_constants(tiny_artifact: Path) -> None:
     asked = predictor(tiny_artifact)
-    steps = {id(asked.build(camera, MOUNT).step) for camera in (SMALL, KITTI360_CAMERA, replace(SMALL, fx=500.0))}
+    steps = {id(placed(asked, camera, MOUNT).step) for camera in (SMALL, KITTI360_CAMERA, replace(SMALL, fx=500.0))}
     assert len(steps) == 1
-    assert asked.build(SMALL, forward_mount(1.0, 0.0)).step is not asked.build(SMALL, MOUNT).step
+    assert placed(asked, SMALL, forward_mount(1.0, 0.0)).step is not placed(asked, SMALL, MOUNT).step
 
 
 def test_what_was_built_before_stays_usable(tiny_artifact: Path) -> None:
@@ -234,4 +244,4 @@ def test_a_model_of_another_family(tiny_artifact: Path) -> None:
     artifact = Artifact.load(tiny_artifact)
     other = replace(artifact, manifest=replace(artifact.manifest, family="nsc"))
     with pytest.raises(ValueError, match="got a model of family 'nsc', expected one of bts"):
-        Predictor(other)
+        make_predictor(other)

@@ -71,8 +71,8 @@ def test_a_stopped_run_goes_on(call, tmp_path, capsys, monkeypatch):
 
 
 def test_the_precision_reaches_the_predictor(call, monkeypatch, capsys):
-    def refused(*_, precision):
-        raise ValueError(f"asked for {precision}")
+    def refused(artifact, options):
+        raise ValueError(f"asked for {options.precision}")
 
     monkeypatch.setattr("kyn_models.cli.voxels.make_predictor", refused)
     assert call(LINES, "--precision", "float16") == 2

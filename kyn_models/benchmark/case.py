@@ -23,8 +23,10 @@ from kyn_models import config as configuration
 from kyn_models.artifact import Artifact
 from kyn_models.benchmark.images import FEWEST
 from kyn_models.benchmark.record import memory_mb
+from kyn_models.field_model import PlacedField
 from kyn_models.occupancy import GridOptions
-from kyn_models.predictor import Predictor
+from kyn_models.predictor import Predictor, PredictorOptions
+from kyn_models.predictors import make_predictor
 from kyn_models.runtimes.queries import PointQuery, Precision, Query, RayQuery
 from kyn_models.types import UNKNOWN, Float32Array, Intrinsics, Observation, PosedFrame, UInt8Array, VoxelGridSpec
 
@@ -91,16 +93,15 @@ def measure(case: Case, observations: Sequence[Observation]) -> tuple[dict[str, 
     """Load, warm up with every image, time every image ``case.rounds`` times.
 
     Returns what goes into ``result.json`` and the answers about the first images (density, depth along rays, grid).
-    Raises as ``Predictor`` does.
+    Raises as ``make_predictor`` does.
     """
     before_mb = memory_mb()[0]
     artifact = Artifact.load(case.model)
     start = time.perf_counter()
-    predictor = Predictor(
-        artifact, case.runtime, spec=case.grid, depth_rays=case.depth_rays, precision=case.precision, warn=_unheard
-    )
+    options = PredictorOptions(case.runtime, case.grid, depth_rays=case.depth_rays, precision=case.precision)
+    predictor = make_predictor(artifact, options, warn=_unheard)
     loaded = time.perf_counter()
-    prepared = [predictor.build(item.key.intrinsics, item.base_from_camera) for item in observations[:1]]
+    placed = [_placed(predictor, item) for item in observations[:1]]
     ready = time.perf_counter()
     timed = Timed([], {}, [[] for _ in observations])
     for number in range(-1, case.rounds):
@@ -116,8 +117,7 @@ def measure(case: Case, observations: Sequence[Observation]) -> tuple[dict[str, 
     answers: dict[str, np.ndarray] = {}
     for index, item in enumerate(observations[:FEWEST]):
         image, _ = artifact.camera.warp(item.key.image, item.key.intrinsics)
-        step = predictor.build(item.key.intrinsics, item.base_from_camera).step
-        arrays = step(image, QUERIES).arrays
+        arrays = _placed(predictor, item).step(image, QUERIES).arrays
         grid = predictor.predict(item, {"grid"}).grid
         assert grid is not None
         answers |= {f"density{index}": arrays["volume"], f"depth{index}": arrays["depth"], f"grid{index}": grid}
@@ -131,10 +131,16 @@ def measure(case: Case, observations: Sequence[Observation]) -> tuple[dict[str, 
         "peak_mb": peak_mb,
         "gpu_mb": gpu_mb,
         "cells": int(np.prod(case.grid.shape)),
-        "cells_in_view": len(prepared[0].cells),
+        "cells_in_view": len(placed[0].cells),
         **vars(timed),
     }
     return result, answers
+
+
+def _placed(predictor: Predictor, item: Observation) -> PlacedField:
+    placed = predictor.build(item.key.intrinsics, item.base_from_camera).placed
+    assert isinstance(placed, PlacedField)  # the command has checked the family
+    return placed
 
 
 def measure_plain(case: Case, observations: Sequence[Observation]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

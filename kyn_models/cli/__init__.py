@@ -151,6 +151,19 @@ def _parser(commands: Mapping[str, tuple[str, str]], chosen: str | None) -> Pars
     return parser
 
 
+def add_kinds(parser: argparse.ArgumentParser, kinds: Mapping[str, tuple[str, str]], title: str, metavar: str) -> None:
+    """A second word of a command: each has a module as a command's, whose ``run`` becomes ``args.run_kind``.
+
+    kinds: word to module and one line of help, in the order of ``--help``.
+    """
+    subparsers = parser.add_subparsers(title=title, metavar=f"{metavar} [options]", required=True)
+    for name, (module_name, text) in kinds.items():
+        module = importlib.import_module(module_name)
+        subparser = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        module.add_arguments(subparser)
+        subparser.set_defaults(run_kind=module.run)
+
+
 def _sentence(error: Exception) -> str:
     """The error as one line that says what to do."""
     if isinstance(error, Warning):

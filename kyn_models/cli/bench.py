@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from kyn_models.artifact import Artifact, default_artifact
+from kyn_models.artifact import Artifact
 from kyn_models.benchmark import comparison, floor
 from kyn_models.benchmark.case import PLAIN, Case
 from kyn_models.benchmark.images import BenchmarkImages, add_image_arguments, load_images
 from kyn_models.benchmark.laboratory import ONE_MILLION, Laboratory, grid_in_view, measure_all
 from kyn_models.benchmark.record import check_output, hardware, in_words, write_json
 from kyn_models.cli.eval import print_table
+from kyn_models.cli.model_options import add_model
 from kyn_models.models import FRAME_FAMILIES
 from kyn_models.predictor import check_family
 from kyn_models.runtimes import RUNTIMES
@@ -36,9 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "moved over what the machine measurably can, so nothing gets below 1 in float32."
     )
     model = parser.add_mutually_exclusive_group()
-    model.add_argument(
-        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
-    )
+    add_model(model)
     model.add_argument(
         "--seeded",
         choices=("resnet50", "kyn", f"{FRAMES}resnet18", f"{FRAMES}efficientnet_b5"),

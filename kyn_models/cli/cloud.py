@@ -6,13 +6,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from kyn_models.artifact import Artifact, default_artifact
+from kyn_models.artifact import Artifact
 from kyn_models.cli.eval import check_writable, progress
+from kyn_models.cli.model_options import add_model, add_runtime
 from kyn_models.cli.unused import refuse
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.data.kitti_odometry_drive import POSE_FOLDERS, OdometryDrive
-from kyn_models.runtimes import NAMES
-from kyn_models.runtimes.queries import PRECISIONS
 
 LAYOUTS = ("kitti360", "kitti_odometry")
 
@@ -22,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layout", choices=LAYOUTS, default="kitti360", help="data set of DIR (else kitti360)")
     parser.add_argument("--drive", metavar="NAME", help="drive or sequence, where DIR holds several")
     parser.add_argument("--poses", choices=tuple(POSE_FOLDERS), help="kitti_odometry: which poses (else kitti)")
-    parser.add_argument(
-        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
-    )
+    add_model(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="PLY", help="file to write")
     parser.add_argument("--start", type=int, metavar="FRAME", help="first frame (else of the drive)")
     parser.add_argument("--stop", type=int, metavar="FRAME", help="last frame (else of the drive)")
@@ -43,14 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--voxel", type=float, default=0.1, metavar="M", help="one point in each cube, 0 for all points (else 0.1)"
     )
     parser.add_argument("--strict", action="store_true", help="a frame that cannot be read is an error (else left out)")
-    parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
+    add_runtime(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``kyn cloud``; raises ValueError or OSError with one sentence for what the user can mend."""
     from kyn_models.cloud import Cloud, CloudOptions, seen_from
     from kyn_models.ply import write_points
+    from kyn_models.predictor import PredictorOptions
     from kyn_models.predictors import make_predictor
 
     if args.every < 1:
@@ -60,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     drive = _drive(args)
     frames = _frames(args, drive)
     artifact = Artifact.load(args.model)
-    predictor = make_predictor(artifact, args.runtime, warn=print, precision=args.precision)
+    predictor = make_predictor(artifact, PredictorOptions(args.runtime, precision=args.precision), warn=print)
     print(f"{artifact.name} on {predictor.runtime_name}: {len(frames)} frames of {drive.drive}", flush=True)
     cloud, done, alone = Cloud(options.voxel_m), 0, 0
     damaged: list[Exception] = []

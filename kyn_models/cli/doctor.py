@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from kyn_models import runtimes
-from kyn_models.artifact import Artifact, default_artifact
+from kyn_models.artifact import Artifact
 from kyn_models.cli import extra
+from kyn_models.cli.model_options import add_model
 from kyn_models.models import FRAME_FAMILIES
 from kyn_models.runtimes.cuda_device import gpu_count
 from kyn_models.runtimes.frame_queries import FramesRuntime
@@ -42,9 +43,7 @@ class Check:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument(
-        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
-    )
+    add_model(parser)
 
 
 def run(args: argparse.Namespace) -> int:

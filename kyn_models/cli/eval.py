@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -19,13 +18,15 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from kyn_models import evaluate, ranks
-from kyn_models.artifact import Artifact, default_artifact
+from kyn_models.artifact import Artifact
 from kyn_models.baselines import Prior
+from kyn_models.cli import add_kinds
+from kyn_models.cli.model_options import add_model, add_runtime
 from kyn_models.data.kitti360 import Kitti360
-from kyn_models.depth_predictor import DepthPredictor
+from kyn_models.models import FRAME_FAMILIES
+from kyn_models.predictor import PredictorOptions
 from kyn_models.predictors import make_predictor
-from kyn_models.runtimes import NAMES
-from kyn_models.runtimes.queries import PRECISIONS, Precision
+from kyn_models.runtimes.queries import Precision
 from kyn_models.types import Intrinsics, Sample
 
 EVALUATIONS: dict[str, tuple[str, str]] = {
@@ -63,18 +64,13 @@ class Model(evaluate.DensityModel, evaluate.DepthModel, Protocol):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``kyn eval``: an evaluation, and what its module asks for."""
-    subparsers = parser.add_subparsers(title="evaluations", metavar="WHAT [options]", required=True)
-    for name, (module_name, text) in EVALUATIONS.items():
-        module = importlib.import_module(module_name)
-        subparser = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        module.add_arguments(subparser)
-        subparser.set_defaults(evaluate=module.run)
+    add_kinds(parser, EVALUATIONS, "evaluations", "WHAT")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the evaluation's module; raises as it does."""
     ranks.quieten()
-    return int(args.evaluate(args))
+    return int(args.run_kind(args))
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,13 +78,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="data set folder in its official layout"
     )
-    parser.add_argument(
-        "--model",
-        type=Path,
-        default=default_artifact(),
-        metavar="DIR",
-        help="model artifact, or a prior (.npz) (else the shipped artifact)",
-    )
+    add_model(parser, "model artifact, or a prior (.npz) (else the shipped artifact)")
     parser.add_argument("--drive", help="drive or sequence, where DIR holds several")
     parser.add_argument("--camera", choices=("00", "01"), help="KITTI-360 camera (else 00, the left one)")
     parser.add_argument("--split", type=Path, metavar="FILE", help="published frame list: <drive> <frame> <l|r> lines")
@@ -98,8 +88,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--other-images", action="store_true", help="show the model another frame's image: what its image is worth"
     )
-    parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
+    add_runtime(parser)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the scores of each frame")
 
 
@@ -125,9 +114,9 @@ def load_model(path: Path, runtime: str, precision: Precision = "auto") -> tuple
         prior = Prior.load(path)
         return prior, f"prior of {prior.frames} frames"
     artifact = Artifact.load(path)
-    predictor = make_predictor(artifact, runtime, precision=precision)
+    predictor = make_predictor(artifact, PredictorOptions(runtime, precision=precision))
     name = f"{artifact.name} on {predictor.runtime_name} {predictor.precision}"
-    if isinstance(predictor, DepthPredictor):
+    if artifact.manifest.family in FRAME_FAMILIES:
         return evaluate.DepthAnswers(predictor), name
     return evaluate.PredictorAnswers(predictor), name
 

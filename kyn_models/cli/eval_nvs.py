@@ -8,16 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from kyn_models import evaluate_nvs, ranks
-from kyn_models.artifact import Artifact, default_artifact
+from kyn_models.artifact import Artifact
 from kyn_models.cli import eval as shared
+from kyn_models.cli.model_options import add_model, add_runtime
 from kyn_models.cli.unused import refuse
 from kyn_models.data.kitti360 import Kitti360, open_split
 from kyn_models.data.kitti_raw_split import KittiRawSplit
 from kyn_models.data.realestate10k import RealEstate10k
-from kyn_models.predictor import Predictor
-from kyn_models.predictors import require_density
-from kyn_models.runtimes import NAMES
-from kyn_models.runtimes.queries import PRECISIONS
+from kyn_models.predictor import PredictorOptions
+from kyn_models.predictors import make_predictor, require_density
 from kyn_models.types import Sample
 
 OPTIONS = {
@@ -52,9 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="kitti360",
         help="data set of DIR (else kitti360); streets are made, they need no DIR",
     )
-    parser.add_argument(
-        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
-    )
+    add_model(parser)
     parser.add_argument("--drive", help="KITTI-360: drive, where DIR holds several")
     parser.add_argument(
         "--camera",
@@ -95,8 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lpips-backbone", type=Path, metavar="FILE", help="torchvision's AlexNet or VGG-16 weights for it"
     )
-    parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
+    add_runtime(parser)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the scores of each frame")
 
 
@@ -149,7 +145,7 @@ def _model(args: argparse.Namespace, artifact: Artifact, samples: shared.Samples
         shared.require_no_runtime(args, "--input warped")
         rays = PublishedRays(artifact, shared.torch_device())
         return f"{artifact.name}, image resized to {rays.width}x{rays.height}", rays
-    predictor = Predictor(artifact, args.runtime, precision=args.precision)
+    predictor = make_predictor(artifact, PredictorOptions(args.runtime, precision=args.precision))
     name = f"{artifact.name} on {predictor.runtime_name} {predictor.precision}, image warped to the training camera"
     return name, evaluate_nvs.PredictorViews(predictor)
 

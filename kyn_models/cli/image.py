@@ -10,11 +10,11 @@ import numpy as np
 
 from kyn_models import config as configuration
 from kyn_models import views
-from kyn_models.artifact import KITTI360_CAMERA, Artifact, default_artifact, forward_mount
+from kyn_models.artifact import KITTI360_CAMERA, Artifact, forward_mount
+from kyn_models.cli.model_options import add_model, add_runtime
 from kyn_models.image_file import read_rgb
-from kyn_models.predictors import AnyPredictor, make_predictor
-from kyn_models.runtimes import NAMES
-from kyn_models.runtimes.queries import PRECISIONS
+from kyn_models.predictor import Predictor, PredictorOptions
+from kyn_models.predictors import make_predictor
 from kyn_models.types import Float64Array, Intrinsics, Observation, PosedFrame, Prediction
 from kyn_models.voxel_pictures import write_mesh
 from kyn_models.whole_files import write_image
@@ -45,11 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pitch", type=float, metavar="DEG", help="degrees that the camera looks down (else as in training)"
     )
-    parser.add_argument(
-        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
-    )
-    parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
+    add_model(parser)
+    add_runtime(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         trained.height_m if args.height is None else args.height,
         trained.pitch_deg if args.pitch is None else args.pitch,
     )
-    predictor = make_predictor(artifact, args.runtime, precision=args.precision)
+    predictor = make_predictor(artifact, PredictorOptions(args.runtime, precision=args.precision))
     prediction = predictor.predict(Observation((PosedFrame(image, intrinsics),), mount))
     seen = artifact.camera.seen(intrinsics)
     replaced = [name for name in (*RESULTS, LABELS) if (out / name).exists()]
@@ -140,7 +137,7 @@ def mount_of(height_m: float, pitch_deg: float) -> Float64Array:
 
 
 def write_results(
-    out: Path, prediction: Prediction, predictor: AnyPredictor, title: str, seen: np.ndarray
+    out: Path, prediction: Prediction, predictor: Predictor, title: str, seen: np.ndarray
 ) -> dict[str, str]:
     """Write all files into ``out`` and return their names with a word about each.
 
@@ -158,7 +155,7 @@ def write_results(
     for name, picture in pictures.items():
         write_image(out / name, picture)
     np.save(out / "depth_m.npy", prediction.depth_m)
-    faces = write_mesh(out / "voxels.ply", prediction, predictor.grid.occupied_above)
+    faces = write_mesh(out / "voxels.ply", prediction, predictor.options.grid.occupied_above)
     finite = prediction.depth_m[np.isfinite(prediction.depth_m)]
     labelled = {LABELS: "the photo in the colours of its classes"} if LABELS in pictures else {}
     return {

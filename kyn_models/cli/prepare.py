@@ -7,7 +7,6 @@ This module names them and holds what they share. A data set's module has ``add_
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import re
 import signal
@@ -17,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from kyn_models.cli import interrupt
+from kyn_models.cli import add_kinds, interrupt
 
 if TYPE_CHECKING:
     from kyn_models.data.prepare_pool import Made
@@ -42,17 +41,12 @@ DATA_SETS: dict[str, tuple[str, str]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``kyn prepare``: a data set, and what its module asks for."""
-    subparsers = parser.add_subparsers(title="data sets", metavar="DATASET [options]", required=True)
-    for name, (module_name, text) in DATA_SETS.items():
-        module = importlib.import_module(module_name)
-        subparser = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        module.add_arguments(subparser)
-        subparser.set_defaults(prepare=module.run)
+    add_kinds(parser, DATA_SETS, "data sets", "DATASET")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the data set's module; raises as it does."""
-    return int(args.prepare(args))
+    return int(args.run_kind(args))
 
 
 def processes(asked: int | None) -> int:

@@ -14,18 +14,17 @@ from typing import NamedTuple
 import numpy as np
 
 from kyn_models import camera_paths, film, views
-from kyn_models.artifact import Artifact, default_artifact
+from kyn_models.artifact import Artifact
 from kyn_models.cli.eval import check_writable, progress
 from kyn_models.cli.image import DEFAULT_FOV_DEG, camera_from_file, camera_from_fov, mount_of
+from kyn_models.cli.model_options import add_model, add_runtime
 from kyn_models.cli.unused import refuse
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.data.neighbours import kitti360_sample
 from kyn_models.image_file import read_rgb
 from kyn_models.novel_view import Scene
-from kyn_models.predictor import Predictor
-from kyn_models.predictors import AnyPredictor, make_predictor, require_density
-from kyn_models.runtimes import NAMES
-from kyn_models.runtimes.queries import PRECISIONS
+from kyn_models.predictor import Predictor, PredictorOptions
+from kyn_models.predictors import make_predictor, require_density
 from kyn_models.types import Observation, PosedFrame, UInt8Array
 from kyn_models.video import write_video
 
@@ -101,11 +100,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"flight, transition: per path or rise (else {DEFAULT_PICTURES})",
     )
     parser.add_argument("--rate", type=int, metavar="HZ", help="pictures per second (else 10, flights and rise 16)")
-    parser.add_argument(
-        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
-    )
-    parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
+    add_model(parser)
+    add_runtime(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -122,13 +118,9 @@ def run(args: argparse.Namespace) -> int:
     artifact = Artifact.load(args.model)
     if args.mode != "sequence":
         require_density(artifact, f"kyn video {args.mode}")
-    predictor = make_predictor(artifact, args.runtime, precision=args.precision)
+    predictor = make_predictor(artifact, PredictorOptions(args.runtime, precision=args.precision))
     frames = photos(args, artifact) if args.images else drive_frames(args, predictor.frames_wanted)
-    if args.mode == "sequence":
-        made = sequence(args, frames, predictor)
-    else:
-        assert isinstance(predictor, Predictor)  # require_density
-        made = views_of_one(args, frames, predictor)
+    made = (sequence if args.mode == "sequence" else views_of_one)(args, frames, predictor)
     count = write_video(args.out, _shown(made), rate)
     if args.images and args.fov is None and args.camera_info is None:
         print(f"no --fov given: distances assume a horizontal field of view of {DEFAULT_FOV_DEG:g} degrees")
@@ -181,7 +173,7 @@ def photos(args: argparse.Namespace, artifact: Artifact) -> Frames:
     return Frames(tuple(range(len(files))), read)
 
 
-def sequence(args: argparse.Namespace, frames: Frames, predictor: AnyPredictor) -> Film:
+def sequence(args: argparse.Namespace, frames: Frames, predictor: Predictor) -> Film:
     """Input, depth, bird's-eye view and voxels of each frame."""
     first = frames.numbers[0] if args.start is None else args.start
     last = frames.numbers[-1] if args.stop is None else args.stop

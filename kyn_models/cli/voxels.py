@@ -11,15 +11,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kyn_models.artifact import Artifact, default_artifact
+from kyn_models.artifact import Artifact
 from kyn_models.cli.eval import progress
+from kyn_models.cli.model_options import add_model, add_runtime
 from kyn_models.data.kitti360 import open_split
 from kyn_models.data.neighbours import kitti360_sample
 from kyn_models.data.splits import SplitLine, read_split
 from kyn_models.occupancy import GridOptions
+from kyn_models.predictor import PredictorOptions
 from kyn_models.predictors import make_predictor
-from kyn_models.runtimes import NAMES
-from kyn_models.runtimes.queries import PRECISIONS
 from kyn_models.types import VoxelGridSpec
 from kyn_models.voxel_pictures import picture_path, write_voxels
 from kyn_models.whole_files import write_whole
@@ -36,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", type=Path, required=True, metavar="FILE", help="frame list: <drive> <frame> <l|r> lines"
     )
-    parser.add_argument(
-        "--model", type=Path, default=default_artifact(), metavar="DIR", help="model artifact (else the shipped one)"
-    )
+    add_model(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the meshes and pictures")
     parser.add_argument(
         "--every", type=int, default=1, metavar="N", help="only every N-th line of the split (else all)"
@@ -54,8 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="probability above which a voxel is drawn (else 0.65)",
     )
     parser.add_argument("--strict", action="store_true", help="stop at a frame that is missing, instead of counting it")
-    parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
+    add_runtime(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     damaged = []
     todo = [index for index, name in enumerate(names) if not picture_path(args.out, name).is_file()]
     if todo:
-        predictor = make_predictor(artifact, args.runtime, spec, precision=args.precision)
+        predictor = make_predictor(artifact, PredictorOptions(args.runtime, spec, precision=args.precision))
         print(f"{artifact.name} on {predictor.runtime_name}: {len(todo)} of {len(lines)} frames to do", flush=True)
         for done, index in enumerate(todo, start=1):
             try:

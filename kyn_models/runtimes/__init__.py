@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -36,7 +36,7 @@ NAMES = ("auto", *RUNTIMES)
 
 Warn = Callable[[str], None]
 T = TypeVar("T")
-Load = Callable[[str, LoadOptions, bool], T]
+_Load = Callable[[str, LoadOptions, bool], T]
 """``load(name, options, untested)``: a runtime that has passed the artifact's test; ``untested``: also where there is
 none."""
 
@@ -57,11 +57,34 @@ def choose(
     The device of ``options`` is not read: each runtime knows its own. Raises ``RuntimeFailed`` if none works,
     ``ValueError`` for an unknown name or precision.
     """
-    return choose_loaded(name, lambda name, options, untested: _load(name, options, artifact, untested), warn, options)
+    modules = {name: module for name, (module, _) in RUNTIMES.items()}
+    return choose_from(modules, self_test, name, artifact, warn, options)
 
 
-def choose_loaded(name: str, load: Load[T], warn: Warn, options: LoadOptions) -> T:
-    """``choose`` for runtimes of any kind: ``load`` makes them. Raises as ``choose``."""
+def choose_from(
+    modules: Mapping[str, str],
+    test: Callable[[T, Artifact], object],
+    name: str,
+    artifact: Artifact,
+    warn: Warn,
+    options: LoadOptions,
+) -> T:
+    """``choose`` for runtimes of any kind.
+
+    modules: name to module, which has ``load(artifact, options)``. test: compares with the outputs that the artifact
+    stores, and raises ``RuntimeFailed``. Raises as ``choose``.
+    """
+
+    def load(name: str, options: LoadOptions, untested: bool) -> T:
+        require_device(options)
+        module = importlib.import_module(modules[name])
+        if not untested:
+            artifact.file(SELFTEST)
+        runtime: T = module.load(artifact, options)
+        if SELFTEST in artifact.manifest.files:
+            test(runtime, artifact)
+        return runtime
+
     if options.precision not in PRECISIONS:
         raise ValueError(f"precision: got {options.precision!r}, expected one of {', '.join(PRECISIONS)}")
     if name == "auto":
@@ -80,7 +103,7 @@ def choose_loaded(name: str, load: Load[T], warn: Warn, options: LoadOptions) ->
     raise RuntimeFailed(f"runtime {name}: {failure}")
 
 
-def _first_that_works(load: Load[T], warn: Warn, options: LoadOptions) -> T:
+def _first_that_works(load: _Load[T], warn: Warn, options: LoadOptions) -> T:
     failures = []
     for name, device in AUTO:
         try:
@@ -97,18 +120,6 @@ def _reason(name: str, error: Exception) -> str:
     if isinstance(error, ImportError):
         return f"not installed ({error}); {RUNTIMES[name][1]}"
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _load(name: str, options: LoadOptions, artifact: Artifact, untested: bool) -> Runtime:
-    """The runtime, self-tested where the artifact has a test; without one ``untested`` decides whether that will do."""
-    require_device(options)
-    module = importlib.import_module(RUNTIMES[name][0])
-    if not untested:
-        artifact.file(SELFTEST)
-    runtime: Runtime = module.load(artifact, options)
-    if SELFTEST in artifact.manifest.files:
-        self_test(runtime, artifact)
-    return runtime
 
 
 def require_device(options: LoadOptions) -> None:
@@ -136,13 +147,18 @@ def self_test(runtime: Runtime, artifact: Artifact) -> float:
         # A label is the largest of many numbers: half precision changes it where the two best are near.
         "label": found.labels / (1.0 if runtime.precision == "float32" else 10.0),
     }
-    name, share = max(checks.items(), key=lambda item: item[1])
+    require_few({f"{name} values": share for name, share in checks.items()}, artifact)
+    return float(found.density.max(initial=0.0))
+
+
+def require_few(shares: Mapping[str, float], artifact: Artifact) -> None:
+    """shares: what was compared, and how much of it is wrong. Raises ``RuntimeFailed`` for more than 1 % of one."""
+    what, share = max(shares.items(), key=lambda item: item[1])
     if share > 0.01:
         raise RuntimeFailed(
-            f"self-test failed: {share:.1%} of its {name} values differ from those stored in {artifact.path}, "
+            f"self-test failed: {share:.1%} of its {what} differ from those stored in {artifact.path}, "
             "expected at most 1 %; use another runtime or export the model again"
         )
-    return float(found.density.max(initial=0.0))
 
 
 def _share(faults: np.ndarray) -> float:

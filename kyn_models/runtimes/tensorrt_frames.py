@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
-from kyn_models.artifact import MULTIFRAME, WEIGHTS, Artifact
+from kyn_models.artifact import MULTIFRAME, Artifact
 from kyn_models.runtimes.cuda import Cuda, open_driver
-from kyn_models.runtimes.engine_build import Request
-from kyn_models.runtimes.engine_cache import engine_from_cache
-from kyn_models.runtimes.engine_process import build_in_process
 from kyn_models.runtimes.frame_queries import FUSED, FramesAnswer, FramesInput, check_frames
 from kyn_models.runtimes.frames_session import FramesSession
 from kyn_models.runtimes.queries import LoadOptions
-from kyn_models.runtimes.tensorrt_library import LastError, Library, find_library, make_logger
+from kyn_models.runtimes.tensorrt_engine import LoadedEngine, load_engine
+from kyn_models.runtimes.tensorrt_library import find_library
 
 NEIGHBOURS = 2
 """Of the engine, whose sizes are fixed."""
@@ -43,22 +40,11 @@ def load(artifact: Artifact, options: LoadOptions) -> TensorRTFrames:
     library = find_library()
     cuda = Cuda(driver)
     graph = artifact.file(MULTIFRAME)
-    last = LastError()
-    try:
-        # The deserialiser must outlive its engines in some versions.
-        runtime = library.module.Runtime(make_logger(library.module, last))
-    except (AttributeError, TypeError) as error:
-        raise RuntimeError(f"{library.title} does not start: {last} ({error})") from error
-
-    def build(timing: bytes) -> Any:
-        options.say(f"{library.title} builds an engine for {cuda.name}; this can take minutes, and is done once")
-        return build_in_process(Request(library.product, str(graph.resolve()), {}, WORKSPACE), timing, options.say)
-
-    engine = engine_from_cache(_facts(artifact, library, cuda), runtime.deserialize_cuda_engine, build, options.say)
+    facts = {"precision": "float32", "neighbours": NEIGHBOURS, "recipe": RECIPE}
+    loaded = load_engine(artifact, graph, {}, WORKSPACE, facts, library, cuda, options.say)
     shapes = (artifact.camera.height, artifact.camera.width)
-    session = FramesSession(cuda, engine, _tensors(*shapes), OUTPUTS, options.say, lambda: str(last))
-    # The deserialiser goes with what it made.
-    return TensorRTFrames(library.title, shapes, session.run, (runtime, engine))
+    session = FramesSession(cuda, loaded.engine, _tensors(*shapes), OUTPUTS, options.say, lambda: str(loaded.last))
+    return TensorRTFrames(library.title, shapes, session.run, loaded)
 
 
 def _tensors(height: int, width: int) -> dict[str, tuple[tuple[int, ...], type]]:
@@ -69,25 +55,6 @@ def _tensors(height: int, width: int) -> dict[str, tuple[tuple[int, ...], type]]
         "k": ((3, 3), np.float32),
         "neighbour_from_key": ((NEIGHBOURS, 4, 4), np.float32),
         **dict.fromkeys(OUTPUTS, ((height, width), np.float32)),
-    }
-
-
-def _facts(artifact: Artifact, library: Library, cuda: Cuda) -> dict[str, Any]:
-    """Everything that makes an engine another one."""
-    files = artifact.manifest.files
-    return {
-        "product": library.product,
-        "version": library.version,
-        "graph": files[MULTIFRAME],
-        "weights": files[WEIGHTS],
-        "gpu": cuda.name,
-        "capability": cuda.capability,
-        "driver_cuda": cuda.driver_cuda[0],
-        "precision": "float32",
-        "image": [artifact.camera.height, artifact.camera.width, 3],
-        "neighbours": NEIGHBOURS,
-        "workspace": WORKSPACE,
-        "recipe": RECIPE,
     }
 
 
@@ -102,7 +69,7 @@ class TensorRTFrames:
         library: str,
         image_shape: tuple[int, int],
         run: Callable[[Mapping[str, np.ndarray], tuple[str, ...]], dict[str, np.ndarray]],
-        kept: object,
+        kept: LoadedEngine,
     ) -> None:
         self.library = library
         self._image_shape, self._run, self._kept = image_shape, run, kept

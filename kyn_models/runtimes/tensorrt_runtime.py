@@ -13,17 +13,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kyn_models.artifact import DECODER, ENGINES, WEIGHTS, Artifact
+from kyn_models.artifact import DECODER, ENGINES, Artifact
 from kyn_models.runtimes.constants import DecoderConstants
 from kyn_models.runtimes.cuda import Cuda, open_driver
-from kyn_models.runtimes.engine_build import Request
-from kyn_models.runtimes.engine_cache import engine_from_cache
-from kyn_models.runtimes.engine_process import build_in_process
 from kyn_models.runtimes.fused_inputs import Kind, kinds
 from kyn_models.runtimes.fused_session import FusedSession
 from kyn_models.runtimes.kyn_constants import KynConstants
 from kyn_models.runtimes.queries import LoadOptions, Query, Step, StepOutput
-from kyn_models.runtimes.tensorrt_library import LastError, Library, find_library, make_logger
+from kyn_models.runtimes.tensorrt_engine import LoadedEngine, load_engine
+from kyn_models.runtimes.tensorrt_library import find_library
 from kyn_models.types import UInt8Array
 
 RAYS, POINTS = 30720, 458752
@@ -52,24 +50,17 @@ def load(artifact: Artifact, options: LoadOptions) -> TensorRT:
     cuda = Cuda(driver)
     graph = artifact.file(ENGINES[precision])
     asked = kinds_for(artifact, options)
-    request = Request(library.product, str(graph.resolve()), shapes_of(asked), WORKSPACES[artifact.manifest.family])
-    last = LastError()
-    try:
-        # The deserialiser must outlive its engines in some versions.
-        runtime = library.module.Runtime(make_logger(library.module, last))
-    except (AttributeError, TypeError) as error:
-        raise RuntimeError(f"{library.title} does not start: {last} ({error})") from error
-
-    def build(timing: bytes) -> Any:
-        options.say(f"{library.title} builds an engine for {cuda.name}; this can take minutes, and is done once")
-        return build_in_process(request, timing, options.say)
-
-    engine = engine_from_cache(
-        _facts(artifact, library, cuda, precision, asked), runtime.deserialize_cuda_engine, build, options.say
-    )
-    _check_tensors(engine, asked)
+    facts = {
+        "precision": precision,
+        "rays": asked["ray"].size,
+        "points": asked["point"].size,
+        "recipe": RECIPE,
+    }
+    workspace = WORKSPACES[artifact.manifest.family]
+    loaded = load_engine(artifact, graph, shapes_of(asked), workspace, facts, library, cuda, options.say)
+    _check_tensors(loaded.engine, asked)
     image_shape = (artifact.camera.height, artifact.camera.width, 3)
-    return TensorRT(library.title, precision, cuda, (runtime, engine), image_shape, asked, last, options.say)
+    return TensorRT(library.title, precision, cuda, loaded, image_shape, asked, options.say)
 
 
 def kinds_for(artifact: Artifact, options: LoadOptions) -> dict[str, Kind]:
@@ -86,28 +77,6 @@ def kinds_for(artifact: Artifact, options: LoadOptions) -> dict[str, Kind]:
 def shapes_of(asked: Mapping[str, Kind]) -> dict[str, tuple[int, ...]]:
     """Shape of every input whose size the graph leaves open."""
     return {name: shape for kind in asked.values() for name, shape in kind.inputs.items()}
-
-
-def _facts(
-    artifact: Artifact, library: Library, cuda: Cuda, precision: str, asked: Mapping[str, Kind]
-) -> dict[str, Any]:
-    """Everything that makes an engine another one."""
-    files = artifact.manifest.files
-    return {
-        "product": library.product,
-        "version": library.version,
-        "graph": files[ENGINES[precision]],
-        "weights": files[WEIGHTS],
-        "gpu": cuda.name,
-        "capability": cuda.capability,
-        "driver_cuda": cuda.driver_cuda[0],
-        "precision": precision,
-        "image": [artifact.camera.height, artifact.camera.width, 3],
-        "rays": asked["ray"].size,
-        "points": asked["point"].size,
-        "workspace": WORKSPACES[artifact.manifest.family],
-        "recipe": RECIPE,
-    }
 
 
 def _check_tensors(engine: Any, asked: Mapping[str, Kind]) -> None:
@@ -130,23 +99,23 @@ class TensorRT:
         library: str,
         precision: str,
         cuda: Cuda,
-        engine: tuple[Any, Any],
+        loaded: LoadedEngine,
         image_shape: tuple[int, int, int],
         asked: Mapping[str, Kind],
-        last: LastError,
         say: Callable[[str], None],
     ) -> None:
         self.library, self.precision = library, precision
-        self._cuda, self._engine, self._image_shape, self._asked = cuda, engine, image_shape, asked
-        self._last, self._say = last, say
+        self._cuda, self._loaded, self._image_shape, self._asked = cuda, loaded, image_shape, asked
+        self._say = say
         self._preparing = threading.Lock()
 
     def prepare(self, queries: Mapping[str, Query]) -> Step:
         """Put the constants of all queries on the GPU, run everything, and record it."""
+        engine, last = self._loaded.engine, self._loaded.last
         with self._preparing:
             self._cuda.activate()
             session = FusedSession(
-                self._cuda, self._engine[1], self._image_shape, self._asked, queries, self._say, lambda: str(self._last)
+                self._cuda, engine, self._image_shape, self._asked, queries, self._say, lambda: str(last)
             )
 
         def step(image: UInt8Array, wanted: frozenset[str]) -> StepOutput:

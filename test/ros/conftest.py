@@ -33,11 +33,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_model import write_tiny_artifact
 
     from kyn_models.artifact import KITTI360_CAMERA
-    from kyn_models.predictor import Predictor
+    from kyn_models.predictor import PredictorOptions
+    from kyn_models.predictors import make_predictor
 
     artifact = write_tiny_artifact(tmp_path_factory.mktemp("tiny") / "model")
     # Compiles the decoder where its cache is empty, so that no test waits for it.
-    Predictor(artifact, "onnxruntime", depth_rays=(12, 40)).prepare(KITTI360_CAMERA, np.eye(4))
+    options = PredictorOptions("onnxruntime", depth_rays=(12, 40))
+    make_predictor(artifact, options).build(KITTI360_CAMERA, np.eye(4))
     return artifact.path
 
 

@@ -14,7 +14,8 @@ from nav_msgs.msg import Odometry
 from std_msgs.msg import Header
 
 from kyn_models.artifact import Artifact
-from kyn_models.predictor import Predictor
+from kyn_models.predictor import Predictor, PredictorOptions
+from kyn_models.predictors import make_predictor
 from kyn_models.types import Intrinsics, Observation, Prediction
 from kyn_ros import convert, perception_node
 from kyn_ros.params import PerceptionParameters
@@ -48,11 +49,8 @@ class Drive:
 
     def __init__(self, bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, **parameters: Any) -> None:
         def load(given: PerceptionParameters, *_: object) -> ThreeFrames:
-            return ThreeFrames(
-                Predictor(
-                    Artifact.load(given.model), "onnxruntime", given.grid.spec(), given.grid.options(), given.depth_rays
-                )
-            )
+            options = PredictorOptions("onnxruntime", given.grid.spec(), given.grid.options(), given.depth_rays)
+            return ThreeFrames(make_predictor(Artifact.load(given.model), options))
 
         monkeypatch.setattr(perception_node, "load_predictor", load)
         given = {"pose_source": "odom", "qos.poses.reliability": "reliable", "tf_timeout_s": 20.0}

@@ -1,7 +1,6 @@
 """The main job on real KITTI-360 frames, judged from what the demo recorded, by a reader that is not ours."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -15,11 +14,11 @@ pytest.importorskip("mcap_ros2", reason="the recording is read with the package 
 
 import av
 import cv2
-from mcap_ros2.reader import read_ros2_messages
+from recorded_demo import recorded, run_demo
 
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.data.kitti360 import Kitti360
-from kyn_models.predictor import Predictor
+from kyn_models.predictors import make_predictor
 from kyn_models.types import Observation
 from kyn_ros.mount import numbers_from_pose, parameter_text, pose_from_numbers, pose_from_quaternion
 
@@ -35,28 +34,14 @@ def stamp_ns(message) -> int:
 def demo(shared_data, tmp_path_factory) -> Path:
     if not default_artifact().is_dir():
         pytest.fail("the shipped model is missing, expected it in kyn_models/weights")
-    out = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, "-m", "kyn_ros.cli", "demo", "--data", str(shared_data / "kitti360")]
-    environment = {name: value for name, value in os.environ.items() if name != "ROS_DOMAIN_ID"}
-    done = subprocess.run(
-        [*command, "--frames", str(FRAMES), "--out", str(out)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return out
+    return run_demo(tmp_path_factory.mktemp("demo"), "--data", shared_data / "kitti360", "--frames", FRAMES)
 
 
 @pytest.fixture(scope="module")
 def messages(demo) -> dict[str, dict[int, object]]:
     found: dict[str, dict[int, object]] = {}
-    for item in read_ros2_messages(str(next((demo / "recording").glob("*.mcap")))):
-        if item.channel.topic == "/tf_static":
-            found["tf_static"] = {0: item.ros_msg}
-            continue
-        found.setdefault(item.channel.topic.lstrip("/"), {})[stamp_ns(item.ros_msg)] = item.ros_msg
+    for topic, message in recorded(demo):
+        found.setdefault(topic, {})[0 if topic == "tf_static" else stamp_ns(message)] = message
     return found
 
 
@@ -162,7 +147,7 @@ def test_road_depth_agrees_with_the_lidar(messages, drive):
 
 
 def test_a_recorded_frame_equals_the_predictor_cell_for_cell(messages, drive):
-    predictor = Predictor(Artifact.load(default_artifact()))
+    predictor = make_predictor(Artifact.load(default_artifact()))
     number = 5
     stamp = sorted(messages["occupancy_grid"])[number]
     # The mount as the node got it: nine digits of a parameter, which move a few of 400,000 bytes by one.

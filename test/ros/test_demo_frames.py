@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -14,31 +11,20 @@ import pytest
 
 pytest.importorskip("mcap_ros2", reason="the recording is read with the package mcap-ros2-support")
 
-from mcap_ros2.reader import read_ros2_messages
+from recorded_demo import recorded, run_demo
 
 from kyn_models.views import FREE_COLOUR, FRUSTUM_COLOUR, OCCUPIED_COLOUR, UNKNOWN_COLOUR
 
 
 @pytest.fixture(scope="module")
 def demo(shared_data: Path, tiny_frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, "-m", "kyn_ros.cli", "demo", "--data", str(shared_data / "kitti_odometry")]
-    environment = {name: value for name, value in os.environ.items() if name != "ROS_DOMAIN_ID"}
-    done = subprocess.run(
-        [*command, "--model", str(tiny_frames), "--out", str(out)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return out
+    return run_demo(tmp_path_factory.mktemp("demo"), "--data", shared_data / "kitti_odometry", "--model", tiny_frames)
 
 
 def test_every_image_is_answered_and_the_last_ones_with_neighbours(demo: Path) -> None:
     found: dict[str, list] = {}
-    for item in read_ros2_messages(str(next((demo / "recording").glob("*.mcap")))):
-        found.setdefault(item.channel.topic.lstrip("/"), []).append(item.ros_msg)
+    for topic, message in recorded(demo):
+        found.setdefault(topic, []).append(message)
     for topic in ("image", "odom", "occupancy_grid", "occupancy_grid_fused", "depth/image_rect", "points"):
         assert len(found[topic]) == 4, topic
     assert {message.header.frame_id for message in found["occupancy_grid_fused"]} == {"odom"}
@@ -55,8 +41,7 @@ def test_pictures_show_the_fused_grid(demo: Path) -> None:
     """Every patch of 5x5 equal cells has their colour, except under the vehicle, its way and the scale."""
     pictures = [cv2.imread(str(path))[..., ::-1] for path in sorted((demo / "frames").glob("*.png"))]
     assert len(pictures) == 4 and json.loads((demo / "summary.json").read_text())["video_frames"] == 4
-    recording = str(next((demo / "recording").glob("*.mcap")))
-    maps = [m.ros_msg for m in read_ros2_messages(recording) if m.channel.topic.endswith("occupancy_grid_fused")]
+    maps = [message for topic, message in recorded(demo) if topic.endswith("occupancy_grid_fused")]
     for picture, message in zip(pictures, maps, strict=True):
         side = min(picture.shape[0] - 24, 560)
         panel = picture[24 : 24 + side, -side:]

@@ -17,6 +17,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from kyn_models.artifact import Artifact
+from kyn_models.predictor import PredictorOptions
 from kyn_models.predictors import make_predictor
 from kyn_models.types import Observation, PosedFrame
 from kyn_ros import convert
@@ -54,7 +55,7 @@ def offline(model: Path, numbers: tuple[int, ...]) -> Any:
         pose[0, 3] += number
         frames.append(PosedFrame(picture(number), CAMERA, number * 100 * MS, pose))
     spec = GridParameters(resolution_m=0.5, z_m=(-0.5, 3.0)).spec()
-    predictor = make_predictor(Artifact.load(model), "torch", spec)
+    predictor = make_predictor(Artifact.load(model), PredictorOptions("torch", spec))
     return predictor.predict(Observation(tuple(frames), mount), {"depth", "grid"})
 
 

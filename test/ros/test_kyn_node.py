@@ -27,7 +27,8 @@ from tiny_drive import write_drive
 
 from kyn_models.artifact import Artifact, write_artifact
 from kyn_models.palette import class_colour
-from kyn_models.predictor import Predictor
+from kyn_models.predictor import PredictorOptions
+from kyn_models.predictors import make_predictor
 from kyn_models.types import UNKNOWN, Observation, PosedFrame, Prediction
 from kyn_ros import convert
 from kyn_ros.mount import parameter_text, pose_from_numbers
@@ -49,7 +50,9 @@ def message_of(number: int, stamp_ns: int) -> Image:
 
 def offline(model: Path, grid: GridParameters) -> Callable[[int], Prediction]:
     """The predictor of a node with ``SMALL_GRID``."""
-    predictor = Predictor(Artifact.load(model), "onnxruntime", grid.spec(), grid.options(), depth_rays=(12, 40))
+    predictor = make_predictor(
+        Artifact.load(model), PredictorOptions("onnxruntime", grid.spec(), grid.options(), depth_rays=(12, 40))
+    )
     return lambda number: predictor.predict(
         Observation((PosedFrame(picture(number), CAMERA),), pose_from_numbers(MOUNT))
     )

@@ -21,7 +21,8 @@ from tiny_drive import DRIVE, write_drive
 from kyn_models import runtimes
 from kyn_models.artifact import KITTI360_CAMERA, Artifact, TrainingCamera
 from kyn_models.data.kitti360 import Kitti360
-from kyn_models.predictor import Predictor
+from kyn_models.predictor import PredictorOptions
+from kyn_models.predictors import make_predictor
 from kyn_models.stamp_order import StampOrder
 from kyn_ros import mount, odometry, params
 from kyn_ros.diagnostics import FrameLog, model_status, mount_status
@@ -124,7 +125,7 @@ def test_offset_from_training() -> None:
 
 def test_a_runtime_that_was_passed_over_is_a_warning(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = Artifact.load(model)
-    predictor = Predictor(artifact, "onnxruntime")
+    predictor = make_predictor(artifact, PredictorOptions("onnxruntime"))
     fine = model_status("model", "active", "", predictor)
     assert fine.level == DiagnosticStatus.OK
     values = {pair.key: pair.value for pair in fine.values}
@@ -132,11 +133,11 @@ def test_a_runtime_that_was_passed_over_is_a_warning(model: Path, monkeypatch: p
 
     def choose(name: str, artifact: Artifact, warn: Callable[[str], None], options: object) -> object:
         warn("runtime tensorrt on cuda: self-test failed; trying the next one")
-        return predictor._runtime
+        return predictor._model.runtime
 
     monkeypatch.setattr(runtimes, "choose", choose)
     said: list[str] = []
-    status = model_status("model", "active", "", Predictor(artifact, warn=said.append))
+    status = model_status("model", "active", "", make_predictor(artifact, warn=said.append))
     assert status.level == DiagnosticStatus.WARN and "on onnxruntime, because runtime tensorrt" in status.message
     assert len(said) == 1 and {pair.key: pair.value for pair in status.values}["passed over 1"] == said[0]
 

@@ -22,7 +22,8 @@ from std_srvs.srv import Trigger
 from tiny_model import wall_depth_m
 
 from kyn_models.artifact import Artifact
-from kyn_models.predictor import Predictor
+from kyn_models.predictor import PredictorOptions
+from kyn_models.predictors import make_predictor
 from kyn_models.types import Observation, PosedFrame
 from kyn_ros.mount import pose_from_numbers
 from kyn_ros.params import GridParameters
@@ -39,7 +40,8 @@ def test_grid_is_what_the_predictor_says_offline(bench, model: Path) -> None:
     cells = np.array(grid.data, dtype=np.int8).reshape(40, 100)
     spec = GridParameters(resolution_m=0.5, z_m=(-0.5, 3.0)).spec()
     frame = PosedFrame(np.full((94, 352, 3), 128, np.uint8), CAMERA)
-    offline = Predictor(Artifact.load(model), "onnxruntime", spec, depth_rays=(12, 40)).predict(
+    options = PredictorOptions("onnxruntime", spec, depth_rays=(12, 40))
+    offline = make_predictor(Artifact.load(model), options).predict(
         Observation((frame,), pose_from_numbers(MOUNT)), {"grid"}
     )
     np.testing.assert_array_equal(cells, offline.grid)

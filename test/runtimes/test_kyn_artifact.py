@@ -19,7 +19,8 @@ pytest.importorskip("numba", reason="the compiled decoder needs numba")
 
 from kyn_models import runtimes
 from kyn_models.artifact import DECODER, ENCODER, KITTI360_CAMERA, SELFTEST, WEIGHTS, Artifact, write_artifact
-from kyn_models.predictor import Predictor
+from kyn_models.predictor import PredictorOptions
+from kyn_models.predictors import make_predictor
 from kyn_models.types import UNKNOWN, Observation, PosedFrame, Prediction, VoxelGridSpec
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +42,9 @@ def observation(artifact: Artifact) -> Observation:
 
 
 def answer(artifact: Artifact, runtime: str) -> Prediction:
-    predictor = Predictor(artifact, runtime, SPEC, depth_rays=(16, 40), precision="float32", warn=pytest.fail)
+    predictor = make_predictor(
+        artifact, PredictorOptions(runtime, SPEC, depth_rays=(16, 40), precision="float32"), warn=pytest.fail
+    )
     assert predictor.runtime_name == runtime
     return predictor.predict(observation(artifact))
 
@@ -73,11 +76,13 @@ PROGRAM = """
 import sys
 import numpy as np
 from kyn_models.artifact import Artifact
-from kyn_models.predictor import Predictor
+from kyn_models.predictor import PredictorOptions
+from kyn_models.predictors import make_predictor
 from kyn_models.types import Observation, PosedFrame, VoxelGridSpec
 artifact = Artifact.load(sys.argv[1])
 camera = artifact.manifest.camera
-predictor = Predictor(artifact, sys.argv[2], VoxelGridSpec((0, 30), (-8, 8), (-0.4, 2.8), 0.4), depth_rays=(4, 8))
+spec = VoxelGridSpec((0, 30), (-8, 8), (-0.4, 2.8), 0.4)
+predictor = make_predictor(artifact, PredictorOptions(sys.argv[2], spec, depth_rays=(4, 8)))
 image = np.zeros((camera.source.height, camera.source.width, 3), np.uint8)
 prediction = predictor.predict(Observation((PosedFrame(image, camera.source),), camera.base_from_camera()))
 assert prediction.labels is not None and (prediction.labels < 6).any()
@@ -136,11 +141,11 @@ def test_a_fault_is_one_sentence(name: str, fault: str, own: Artifact) -> None:
     damage, words = FAULTS[fault]
     damaged = damage(own)
     with pytest.raises(runtimes.RuntimeFailed) as refused:
-        Predictor(damaged, name, SPEC)
+        make_predictor(damaged, PredictorOptions(name, SPEC))
     text = str(refused.value)
     assert words in text and str(damaged.path) in text and "\n" not in text and len(text) < 500, text
 
 
 def test_torch_says_the_same_of_a_wrong_number_of_labels(own: Artifact) -> None:
     with pytest.raises(runtimes.RuntimeFailed, match="got 2 labels, expected 6 as the model has"):
-        Predictor(with_labels(own, "road", "car"), "torch", SPEC)
+        make_predictor(with_labels(own, "road", "car"), PredictorOptions("torch", SPEC))

@@ -18,7 +18,8 @@ from artifacts import TINY_KYN, seeded_kyn, write_seeded_artifact
 from kyn_models import runtimes
 from kyn_models.artifact import DECODER, ENCODER, ENGINES, SELFTEST, WEIGHTS, Artifact, write_artifact
 from kyn_models.export import export
-from kyn_models.predictor import Predictor
+from kyn_models.predictor import Predictor, PredictorOptions
+from kyn_models.predictors import make_predictor
 from kyn_models.runtimes import torch_runtime
 from kyn_models.runtimes.queries import LabelQuery, LoadOptions, PointQuery, Query, RayQuery
 from kyn_models.types import UNKNOWN, Observation, PosedFrame, VoxelGridSpec
@@ -37,7 +38,8 @@ def observation(tiny_kyn: Path) -> Observation:
 
 
 def predictor(path: Path, runtime: str = "onnxruntime", precision: str = "float32") -> Predictor:
-    return Predictor(Artifact.load(path), runtime, SPEC, depth_rays=(8, 20), precision=precision)  # type: ignore[arg-type]
+    options = PredictorOptions(runtime, SPEC, depth_rays=(8, 20), precision=precision)  # type: ignore[arg-type]
+    return make_predictor(Artifact.load(path), options)
 
 
 def test_an_artifact_has_no_weights_twice(tiny_kyn: Path) -> None:

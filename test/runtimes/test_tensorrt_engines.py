@@ -20,7 +20,7 @@ from stand_in_machine import machine as machine
 
 from kyn_models import cli
 from kyn_models.artifact import ENGINES, Artifact, write_artifact
-from kyn_models.runtimes import engine_process, tensorrt_runtime
+from kyn_models.runtimes import engine_process, tensorrt_engine
 
 
 def test_a_new_grid_of_nearly_the_same_size_needs_no_new_engine(machine: Machine, tiny_artifact: Path) -> None:
@@ -51,7 +51,7 @@ def test_an_older_artifact_says_what_adds_the_graph(machine: Machine, tiny_artif
 
 def test_progress_is_said(machine: Machine, tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.become(slow_s=1.0)
-    monkeypatch.setattr(tensorrt_runtime, "build_in_process", lambda *args: engine_process.build_in_process(*args, 0.3))
+    monkeypatch.setattr(tensorrt_engine, "build_in_process", lambda *args: engine_process.build_in_process(*args, 0.3))
     machine.load(Artifact.load(tiny_artifact))
     assert machine.said[0].startswith("TensorRT 10.3.0.30 builds an engine for Stand-in GPU; this can take minutes")
     building = [line for line in machine.said if line.startswith("building the engine, ")]
