@@ -31,7 +31,6 @@ from kyn_models.export import export
 from kyn_models.field_training import FieldLossConfig, field_loss, make_batch, validate
 from kyn_models.frame_validation import validate_frames
 from kyn_models.loop import BEST, NOT_COMPARED, LoopConfig, part_of
-from kyn_models.models import FRAME_FAMILIES
 from kyn_models.models.loading import fill, make_config, make_model, weights_file
 from kyn_models.multi_frame_training import DepthLossConfig, depth_batch, multi_frame_loss, validate_depth
 from kyn_models.networks.plane_sweep import sweep_depths
@@ -326,7 +325,7 @@ def write_best(config: TrainConfig, task: Task, out: Path, source: str) -> Path:
         },
     )
     artifact = write_artifact(out / "artifact", manifest, {WEIGHTS: weights_file(model, half=True)})
-    refusal = "" if config.family in FRAME_FAMILIES else _why_not_exportable(model)
+    refusal = _why_not_exportable(model)
     if refusal:
         print(f"only torch runs this model ({refusal})")
         return artifact.path
