@@ -33,7 +33,7 @@ from kyn_models.frame_validation import validate_frames
 from kyn_models.loop import BEST, NOT_COMPARED, LoopConfig, part_of
 from kyn_models.models.loading import fill, make_config, make_model, weights_file
 from kyn_models.multi_frame_training import DepthLossConfig, depth_batch, multi_frame_loss, validate_depth
-from kyn_models.networks.plane_sweep import sweep_depths
+from kyn_models.networks.plane_sweep import PUBLISHED, sweep_depths
 from kyn_models.origin import STREETS, licences_of, source_of, start_of
 from kyn_models.starting import start_from_artifact, start_from_imagenet, start_with_density, start_with_language
 from kyn_models.train import Batches, Loss, Trainer
@@ -92,6 +92,11 @@ class TrainConfig:
             raise ValueError(
                 f"frames, held_out_frames: got {_given(self.frames)} and {_given(self.held_out_frames)} for "
                 f"{self.family}, expected both for dymultidepth and none for others"
+            )
+        matching = getattr(make_config(self.family, self.model, "model"), "matching", PUBLISHED)
+        if multi_frame and self.depth_loss.sweep == "compiled" and matching != PUBLISHED:
+            raise ValueError(
+                f"depth_loss.sweep: got compiled with {matching}, expected torch: compiled loops compute {PUBLISHED}"
             )
         if multi_frame and (self.data is not None or self.start_density > 0):
             raise ValueError("data, start_density: got one of them for dymultidepth, expected frames alone")

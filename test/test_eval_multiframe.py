@@ -22,6 +22,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_seeded_frames(tmp_path_factory.mktemp("frames") / "tiny", seeded_frames(config), False, 128, 64).path
 
 
+def test_streets_have_a_right_image(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    assert evaluate(model, "--layout", "streets", "--frames", "1", "--stereo", "--csv", str(path)) == 0
+    assert {row["neighbours"] for row in rows_of(path).values()} == {"3"}
+
+
 @pytest.fixture
 def odometry(shared_data: Path, tmp_path: Path) -> Path:
     """The real frames with a mask of a moving object for frame 169."""
@@ -92,7 +98,6 @@ def test_another_camera_is_noted(model: Path, odometry: Path, capsys: pytest.Cap
         ((), "--data: got none"),
         (("--layout", "streets", "--poses", "dvso"), "--poses: got dvso, which streets does not use"),
         (("--layout", "streets", "--frames", "0"), "--frames: got 0"),
-        (("--layout", "streets", "--stereo"), "without a right image"),
         (("--data", "ODOMETRY", "--seed", "3"), "--seed: got 3, which kitti_odometry does not use"),
         (("--data", "ODOMETRY", "--sequences", "04"), "got no sequence 04"),
         (("--data", "ODOMETRY", "--start", "171"), "none from --start to --stop"),

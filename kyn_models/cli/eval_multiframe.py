@@ -162,9 +162,9 @@ def _streets(args: argparse.Namespace, artifact: Artifact, offsets: tuple[int, .
     seed = HELD_OUT_SEED if args.seed is None else args.seed
     if frames < 1:
         raise ValueError(f"--frames: got {frames}, expected at least 1")
-    if args.stereo:
-        raise ValueError("--stereo: streets are made without a right image, expected --layout kitti_odometry with it")
-    options = StreetsOptions(frames, frames_per_street=1, first_seed=seed, views=(), neighbours=offsets)
+    options = StreetsOptions(
+        frames, frames_per_street=1, first_seed=seed, views=(), neighbours=offsets, stereo=args.stereo
+    )
     return _PublishedForm(Streets(options, artifact.camera.intrinsics), artifact)
 
 

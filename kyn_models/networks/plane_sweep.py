@@ -73,8 +73,9 @@ def cost_volume(
     A neighbour counts by how clearly it prefers one plane, and only where it sees the pixel (``matching.seen``).
     """
     with torch.autocast(image.device.type, enabled=False):
+        poses, cameras = neighbour_from_key.float(), neighbour_k.float()
         return mean_agreement(
-            *(value.float() for value in (image, k, neighbours, neighbour_from_key, neighbour_k, depths)), matching
+            image.float(), k.float(), neighbours.float(), poses, cameras, depths.float(), matching=matching
         )
 
 
