@@ -17,6 +17,7 @@ import numpy as np
 from kyn_models.evaluate import mean_depth
 from kyn_models.metrics import BoolArray, DepthScores, depth_scores
 from kyn_models.relative_poses import neighbours_from_key
+from kyn_models.roi import Roi, check_roi, inside
 from kyn_models.runtimes.frame_queries import ANSWERS, FramesInput, FramesRuntime
 from kyn_models.types import Float32Array, Observation, Sample
 
@@ -33,45 +34,21 @@ EDGE = 1e-4
 class Scoring:
     """Which pixels are scored and how; the defaults are the published ones.
 
-    far_m: truth beyond it is not scored, predictions are cut there. roi: only rows from top to bottom and columns from
-    left to right, (top, bottom, left, right), the ends exclusive; None for all. median_scaling: the inverse depths of
-    an answer times median of the true ones / median of its own, on all known pixels of the frame.
+    far_m: truth beyond it is not scored, predictions are cut there. roi: only this part of the image. median_scaling:
+    the inverse depths of an answer times median of the true ones / median of its own, on all known pixels of the frame.
     """
 
     far_m: float = FAR_M
-    roi: tuple[int, int, int, int] | None = None
+    roi: Roi | None = None
     median_scaling: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.far_m < np.inf:
             raise ValueError(f"far: got {self.far_m}, expected metres above 0")
-        if self.roi is not None:
-            check_roi(self.roi)
+        check_roi(self.roi)
 
 
 PUBLISHED = Scoring()
-
-
-def check_roi(roi: tuple[int, int, int, int]) -> None:
-    """Raises ``ValueError`` for a part of an image, (top, bottom, left, right), that has no pixel."""
-    top, bottom, left, right = roi
-    if not (0 <= top < bottom and 0 <= left < right):
-        raise ValueError(
-            f"roi: got top {top}, bottom {bottom}, left {left}, right {right}, "
-            "expected 0 <= top < bottom and 0 <= left < right, in pixels"
-        )
-
-
-def inside(roi: tuple[int, int, int, int] | None, shape: tuple[int, ...]) -> BoolArray:
-    """(H, W) bool: the part of an image. Raises ``ValueError`` where it reaches beyond."""
-    found = np.zeros(shape, dtype=bool)
-    if roi is None:
-        return ~found
-    top, bottom, left, right = roi
-    if bottom > shape[0] or right > shape[1]:
-        raise ValueError(f"roi: got bottom {bottom}, right {right}, expected at most {shape[0]} and {shape[1]}")
-    found[top:bottom, left:right] = True
-    return found
 
 
 class FrameScores(NamedTuple):

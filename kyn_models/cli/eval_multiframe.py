@@ -17,6 +17,7 @@ from kyn_models.data.kitti_odometry_drive import POSE_FOLDERS, sequences_of
 from kyn_models.data.kitti_odometry_frames import EVALUATION, KittiOdometryFrames, OdometryFramesOptions
 from kyn_models.metrics import DepthScores
 from kyn_models.models import FRAME_FAMILIES
+from kyn_models.roi import inside
 from kyn_models.runtimes import NAMES
 from kyn_models.runtimes.frame_queries import FramesRuntime
 from kyn_models.runtimes.queries import PRECISIONS, LoadOptions
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     roi = tuple(args.roi) if args.roi else None
     scoring = evaluate_frames.Scoring(args.far, roi, args.median_scaling)
     artifact = require_frames_artifact(args.model)
-    evaluate_frames.inside(roi, (artifact.camera.height, artifact.camera.width))
+    inside(roi, (artifact.camera.height, artifact.camera.width))
     samples, notes = _samples(args, artifact)
     runtime = load_runtime(artifact, args.runtime, LoadOptions(precision=args.precision))
     chosen = range(0, len(samples), args.every)
