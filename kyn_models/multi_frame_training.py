@@ -67,6 +67,15 @@ class DepthLossConfig:
             )
 
 
+def require_sweep(config: DepthLossConfig, matching: plane_sweep.Matching) -> None:
+    """Raises ``ValueError`` where the compiled sweep is asked for another matching than the one that it computes."""
+    if config.sweep == "compiled" and matching != plane_sweep.PUBLISHED:
+        raise ValueError(
+            f"depth_loss.sweep: got compiled with {matching}, expected torch: compiled loops compute "
+            f"{plane_sweep.PUBLISHED}"
+        )
+
+
 def depth_batch(
     items: DepthItems, config: DepthLossConfig, depths: Tensor, seed: int, step: int, share: slice = slice(None)
 ) -> Batch:

@@ -96,7 +96,7 @@ def test_batches_say_what_moves_as_the_mirror_shows_it(items: LiveItems) -> None
 
 def test_stages_teach_one_branch_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """First the branch of one image, without any cost volume; then, from its artifact, the fused one beside it."""
-    monkeypatch.setattr("kyn_models.recipe._why_not_exportable", lambda model: "not wanted here")
+    monkeypatch.setattr("kyn_models.recipe.export", lambda path: (path, []))
     loop = replace(LOOP, steps=3, validate_every=3)
     first = replace(CONFIG, loop=loop, depth_loss=replace(CONFIG.depth_loss, branches=("mono",)))
     task = make_task(first, tmp_path)
