@@ -10,6 +10,7 @@ import numpy as np
 
 from kyn_models.frame_window import FrameWindow, WindowOptions
 from kyn_models.metrics import BoolArray
+from kyn_models.roi import Roi, check_roi, inside
 from kyn_models.types import Float32Array, Float64Array, Intrinsics, Observation, PosedFrame, Prediction, UInt8Array
 
 MERGE_AT = 1 << 20
@@ -23,6 +24,7 @@ class CloudOptions:
     """near_m, far_m: depths that become points. edge: share of the inverse depth by which it may bend between three
     neighbouring pixels (planes have none, whatever their slope); more is an edge between two things, where depth images
     smear. step: every so many pixels of both directions. voxel_m: one point (the mean) in each cube, 0 for all points.
+    min_frames: only cubes into which so many frames put points. roi: only this part of the depth images.
     """
 
     near_m: float = 3.0
@@ -30,6 +32,8 @@ class CloudOptions:
     edge: float = 0.05
     step: int = 1
     voxel_m: float = 0.1
+    min_frames: int = 1
+    roi: Roi | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.near_m < self.far_m < np.inf:
@@ -40,6 +44,12 @@ class CloudOptions:
             raise ValueError(f"step: got {self.step}, expected at least 1")
         if not 0 <= self.voxel_m < np.inf:
             raise ValueError(f"voxel: got {self.voxel_m}, expected metres, 0 for all points")
+        if self.min_frames < 1 or (self.min_frames > 1 and not self.voxel_m):
+            raise ValueError(
+                f"min-frames: got {self.min_frames} with voxel {self.voxel_m}, expected at least 1, and cubes to count "
+                "frames in where it is more"
+            )
+        check_roi(self.roi)
 
 
 class Points(NamedTuple):
@@ -85,18 +95,22 @@ def seen_from(
     options: CloudOptions,
     every: int = 1,
     damaged: Callable[[Exception], None] | None = None,
+    moving: Callable[[int, Intrinsics], BoolArray] | None = None,
 ) -> Iterator[Seen]:
     """Points of the key frames of a sequence, in base_link of the first of ``frames``: x forward, y left, z up.
 
     A model of several frames gets the neighbours that the perception node would choose, one before and one after; every
     N-th frame becomes a key frame. damaged: receives what a frame that cannot be read raises, else it is raised.
+    moving: (H, W) bool of a frame number and the camera of its depth image, pixels that become no points.
     """
     cloud_from_world = np.linalg.inv(drive.world_from_base(frames[0]))
     mount = drive.base_from_camera()
-    for key, neighbours in _questions(drive, frames, predictor.frames_wanted > 1, every, damaged):
+    for frame, key, neighbours in _questions(drive, frames, predictor.frames_wanted > 1, every, damaged):
         prediction = predictor.predict(Observation((key, *neighbours), mount), frozenset({"depth"}))
         assert prediction.depth_m is not None and key.world_from_camera is not None
-        points = depth_points(prediction.depth_m, prediction.image, prediction.intrinsics, options)
+        camera = prediction.intrinsics
+        unwanted = None if moving is None else moving(frame, camera)
+        points = depth_points(prediction.depth_m, prediction.image, camera, options, unwanted)
         pose = cloud_from_world @ key.world_from_camera
         xyz = points.xyz.astype(np.float64) @ pose[:3, :3].T + pose[:3, 3]
         yield Seen(Points(xyz.astype(np.float32), points.rgb), prediction.frames_used)
@@ -104,10 +118,10 @@ def seen_from(
 
 def _questions(
     drive: Drive, frames: Sequence[int], several: bool, every: int, damaged: Callable[[Exception], None] | None
-) -> Iterator[tuple[PosedFrame, tuple[PosedFrame, ...]]]:
-    """Every N-th key frame with its neighbours."""
+) -> Iterator[tuple[int, PosedFrame, tuple[PosedFrame, ...]]]:
+    """Every N-th key frame, its number first, with its neighbours."""
     window = FrameWindow(WindowOptions(neighbours="centred"))
-    keys = 0
+    keys, numbers = 0, {}
     for frame in frames if several else frames[::every]:
         try:
             posed = drive.posed_frame(frame)
@@ -116,22 +130,32 @@ def _questions(
                 raise
             damaged(error)
             continue
+        numbers[posed.stamp_ns] = frame
         if not several:
-            yield posed, ()
+            yield frame, posed, ()
         elif (choice := window.add(posed)) is not None:
             keys += 1
             if (keys - 1) % every == 0:
-                yield choice.key, choice.neighbours
+                yield numbers[choice.key.stamp_ns], choice.key, choice.neighbours
 
 
-def depth_points(depth_m: Float32Array, image: UInt8Array, camera: Intrinsics, options: CloudOptions) -> Points:
+def depth_points(
+    depth_m: Float32Array,
+    image: UInt8Array,
+    camera: Intrinsics,
+    options: CloudOptions,
+    unwanted: BoolArray | None = None,
+) -> Points:
     """Points of a depth image in camera axes (x right, y down, z forward).
 
     depth_m: (H, W) metres along the optical axis, NaN and Inf without points; image: (H, W, 3) of the same camera.
+    unwanted: (H, W) bool, further pixels without points. Raises ``ValueError`` for a part beyond the image.
     """
     with np.errstate(invalid="ignore"):
         wanted = (depth_m >= options.near_m) & (depth_m <= options.far_m)
-    wanted &= ~edges(depth_m, options.edge)
+    wanted &= inside(options.roi, depth_m.shape) & ~edges(depth_m, options.edge)
+    if unwanted is not None:
+        wanted &= ~unwanted
     grid = np.zeros_like(wanted)
     grid[:: options.step, :: options.step] = True
     row, column = np.nonzero(wanted & grid)
@@ -155,18 +179,21 @@ def edges(depth_m: Float32Array, share: float) -> BoolArray:
 
 
 class Cloud:
-    """Points of many frames: all of them, or the mean of each cube of ``voxel_m``."""
+    """Points of many frames: all of them, or the mean of each cube of ``voxel_m``.
 
-    def __init__(self, voxel_m: float) -> None:
-        self._voxel_m = voxel_m
+    min_frames: only of cubes into which so many frames put points.
+    """
+
+    def __init__(self, voxel_m: float, min_frames: int = 1) -> None:
+        self._voxel_m, self._min_frames = voxel_m, min_frames
         self._waiting: list[Points] = []
         self._cells = np.empty(0, dtype=np.int64)
-        self._sums = np.empty((0, 7))
+        self._sums = np.empty((0, 8))
         self.seen = 0
         """Points that were added."""
 
     def add(self, points: Points) -> None:
-        """Raises ``ValueError`` for points that are too far away for cubes so small."""
+        """The points of one frame. Raises ``ValueError`` for points that are too far away for cubes so small."""
         self.seen += len(points.xyz)
         self._waiting.append(points)
         if self._voxel_m and sum(len(some.xyz) for some in self._waiting) >= max(MERGE_AT, len(self._cells)):
@@ -178,17 +205,22 @@ class Cloud:
             xyz = np.concatenate([np.empty((0, 3), dtype=np.float32), *(some.xyz for some in self._waiting)])
             return Points(xyz, np.concatenate([np.empty((0, 3), "u1"), *(some.rgb for some in self._waiting)]))
         self._merge()
-        means = self._sums[:, :6] / self._sums[:, 6:]
+        sums = self._sums if self._min_frames == 1 else self._sums[self._sums[:, 7] >= self._min_frames]
+        means = sums[:, :6] / sums[:, 6:7]
         return Points(means[:, :3].astype(np.float32), np.rint(means[:, 3:]).astype(np.uint8))
 
     def _merge(self) -> None:
         for_all = [(self._cells, self._sums)]
         for some in self._waiting:
-            values = np.concatenate([some.xyz, some.rgb, np.ones((len(some.xyz), 1))], axis=1, dtype=np.float64)
-            for_all.append((self._cell_of(some.xyz), values))
+            cells, frames = self._cell_of(some.xyz), np.zeros((len(some.xyz), 1))
+            if self._min_frames > 1:
+                # One point of each of its cubes speaks for the frame.
+                frames[np.unique(cells, return_index=True)[1]] = 1
+            values = np.concatenate([some.xyz, some.rgb, np.ones_like(frames), frames], axis=1, dtype=np.float64)
+            for_all.append((cells, values))
         cells, inverse = np.unique(np.concatenate([cells for cells, _ in for_all]), return_inverse=True)
         values = np.concatenate([values for _, values in for_all])
-        sums = [np.bincount(inverse, values[:, column], len(cells)) for column in range(7)]
+        sums = [np.bincount(inverse, values[:, column], len(cells)) for column in range(8)]
         self._cells, self._sums, self._waiting = cells, np.stack(sums, axis=1), []
 
     def _cell_of(self, xyz: Float32Array) -> np.ndarray:

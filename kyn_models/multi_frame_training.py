@@ -23,6 +23,7 @@ from kyn_models.runtimes.sweep import CompiledSweep
 from kyn_models.train import Batch
 from kyn_models.view_synthesis import epoch_items, jitter_colours
 
+Branch = Literal["fused", "mono"]
 RANGE_M = (3.0, 80.0)
 """True depths that validation scores, and what answers are cut to."""
 DROPPED_PX = 8
@@ -37,16 +38,20 @@ class DepthLossConfig:
     """images: key frames per step. depth, normals: weights of the two losses, of each branch at each of the four
     scales. farthest_m: true depths beyond it, and the sky where the data knows it, count as so far (0: the sky teaches
     nothing, as where a lidar is the teacher).
-    dropout: share of squares of 8 pixels whose fused cues are taken away (0 in the authors' files). flip: mirror half
-    of the items, with cameras and poses. jitter: one random change of colours per item, for all its frames.
-    sweep: who computes cost volumes, the compiled loop of the CPU while batches are made, or torch on the device.
+    branches: which of them learn; "mono" alone needs no cost volume. dropout: share of what ``drop`` says whose fused
+    cues are taken away (0 in the authors' files): of "squares" of 8 pixels or of whole "items" at random, or, in so
+    many of the items, of all that is "moving" by the masks of the data. flip: mirror half of the items, with cameras
+    and poses. jitter: one random change of colours per item, for all its frames. sweep: who computes cost volumes, the
+    compiled loop of the CPU while batches are made, or torch on the device.
     """
 
     images: int = 8
     depth: float = 4.0
     normals: float = 1.0
     farthest_m: float = 0.0
+    branches: tuple[Branch, ...] = ("fused", "mono")
     dropout: float = 0.0
+    drop: Literal["squares", "items", "moving"] = "squares"
     flip: bool = True
     jitter: bool = True
     sweep: Literal["torch", "compiled"] = "torch"
@@ -54,8 +59,21 @@ class DepthLossConfig:
     def __post_init__(self) -> None:
         if self.images < 1:
             raise ValueError(f"depth_loss.images: got {self.images}, expected at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"depth_loss.dropout: got {self.dropout}, expected 0 or above and below 1")
+        if not self.branches or len(set(self.branches)) != len(self.branches):
+            raise ValueError(f"depth_loss.branches: got {self.branches}, expected fused, mono or both, each once")
+        if not 0 <= self.dropout < 1 and not (self.drop == "moving" and self.dropout == 1):
+            raise ValueError(
+                f"depth_loss.dropout: got {self.dropout}, expected 0 or above and below 1 (1 too of what moves)"
+            )
+
+
+def require_sweep(config: DepthLossConfig, matching: plane_sweep.Matching) -> None:
+    """Raises ``ValueError`` where the compiled sweep is asked for another matching than the one that it computes."""
+    if config.sweep == "compiled" and matching != plane_sweep.PUBLISHED:
+        raise ValueError(
+            f"depth_loss.sweep: got compiled with {matching}, expected torch: compiled loops compute "
+            f"{plane_sweep.PUBLISHED}"
+        )
 
 
 def depth_batch(
@@ -64,8 +82,9 @@ def depth_batch(
     """The batch of a step: a function of (seed, step) alone. share: which of its images this process takes.
 
     images (B, 1 + N, 3, H, W) -0.5..0.5, the key frame first; k (B, 1 + N, 3, 3); neighbour_from_key (B, N, 4, 4);
-    target (B, 1, H, W) 1 / metres, 0 unknown; sky (B, 1, H, W) bool, as far as ``farthest_m``; seeds (B,) int64 for
-    dropout and triples; items (B,); cost (B, D, H, W) where ``sweep`` is compiled. depths: (D,) planes of the sweep.
+    target (B, 1, H, W) 1 / metres, 0 unknown; sky and moving (B, 1, H, W) bool, the first as far as ``farthest_m``;
+    seeds (B,) int64 for dropout and triples; items (B,); cost (B, D, H, W) where ``sweep`` is compiled and the fused
+    branch learns. depths: (D,) planes of the sweep.
     """
     rng = np.random.default_rng((seed, step, 2))
     chosen = epoch_items(len(items), config.images, seed, step)
@@ -111,8 +130,9 @@ def _tensors(item: DepthItem, config: DepthLossConfig, depths: Tensor) -> dict[s
         "neighbour_from_key": torch.from_numpy(item.neighbour_from_key),
         "target": torch.from_numpy(inverse.clip(0, NEAREST_INVERSE))[None],
         "sky": torch.from_numpy(far)[None],
+        "moving": torch.from_numpy(item.moving)[None],
     }
-    if config.sweep == "compiled":
+    if config.sweep == "compiled" and "fused" in config.branches:
         tensors["cost"] = compiled_cost(item, depths)
     return tensors
 
@@ -127,35 +147,48 @@ def compiled_cost(item: DepthItem, depths: Tensor) -> Tensor:
 
 
 def multi_frame_loss(model: nn.Module, batch: Batch, config: DepthLossConfig) -> dict[str, Tensor]:
-    """The weighted terms of a batch (see ``depth_batch``): log depth and virtual normals of both branches.
+    """The weighted terms of a batch (see ``depth_batch``): log depth and virtual normals of the branches that learn.
 
     Every one is the sum over the four scales, coarse maps enlarged by their nearest pixel.
     """
     image, target = batch["images"][:, 0], batch["target"]
-    found = model.inverse_depths(image, _cost(model, batch), dropped(batch["seeds"], image, config.dropout))
+    learning = _branches(model, batch, config)
     near = (target > 0) & ~batch["sky"]
     truth = torch.where(near, 1 / torch.where(near, target, 1.0), 0.0)
     triples = draw_triples(batch["seeds"], *target.shape[2:]).to(image.device)
     normals = VirtualNormals(truth, batch["k"][:, 0], triples)
     terms = {}
-    for name, maps in (("fused", found.fused), ("mono", found.mono)):
+    for name, maps in learning.items():
         terms[name] = config.depth * torch.stack([log_depth_loss(scale, target) for scale in maps]).sum()
         if config.normals > 0:
             terms[f"{name} normals"] = config.normals * torch.stack([normals.loss(1 / scale) for scale in maps]).sum()
     return terms
 
 
-def dropped(seeds: Tensor, image: Tensor, share: float) -> Tensor | None:
-    """(B, 1, H, W) 0 on a ``share`` of squares, else 1; None for no share. The same for an item with whomever it is."""
-    if share == 0:
+def _branches(model: nn.Module, batch: Batch, config: DepthLossConfig) -> dict[str, tuple[Tensor, ...]]:
+    """Maps of 1 / metres of the branches that learn."""
+    image = batch["images"][:, 0]
+    if "fused" not in config.branches:
+        return {"mono": model.mono_inverse_depths(image)}
+    found = model.inverse_depths(image, _cost(model, batch), dropped(batch["seeds"], image, config, batch["moving"]))
+    return {name: getattr(found, name) for name in config.branches}
+
+
+def dropped(seeds: Tensor, image: Tensor, config: DepthLossConfig, moving: Tensor) -> Tensor | None:
+    """(B, 1, H, W) 0 where ``dropout`` takes fused cues away, else 1; None for no share. The same for an item with
+    whomever it is.
+
+    As published, a square or an item is taken with this probability; in the authors' code an item that is taken keeps
+    its cues times 1 - 1 / share (they are not set to 0), which is not done here. moving: (B, 1, H, W) bool.
+    """
+    if config.dropout == 0:
         return None
     height, width = image.shape[2:]
-    squares = [
-        torch.rand((1, height // DROPPED_PX, width // DROPPED_PX), generator=torch.Generator().manual_seed(int(seed)))
-        for seed in seeds
-    ]
-    kept = (torch.stack(squares) >= share).to(image)
-    return functional.interpolate(kept, (height, width), mode="nearest")
+    size = (height // DROPPED_PX, width // DROPPED_PX) if config.drop == "squares" else (1, 1)
+    draws = [torch.rand((1, *size), generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
+    kept = (torch.stack(draws) >= config.dropout).to(image)
+    kept = functional.interpolate(kept, (height, width), mode="nearest")
+    return kept.where(moving, 1.0) if config.drop == "moving" else kept
 
 
 def _cost(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
@@ -169,9 +202,10 @@ def _cost(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 def validate_depth(model: nn.Module, items: DepthItems, config: DepthLossConfig) -> tuple[float, dict[str, float]]:
     """Score (lower is better) and numbers over all items, each process its share.
 
-    abs_rel of all scored pixels together: of the answer (``fused``, the score), of the branch that sees the key frame
-    alone (``mono``), and of the plane that matches best without any network (``matched``, only where a neighbour
-    counts); of all pixels, of those on moving things and of the others, where items have such pixels.
+    abs_rel of all scored pixels together: of the answer (``fused``), of the branch that sees the key frame alone
+    (``mono``), and of the plane that matches best without any network (``matched``, only where a neighbour counts); of
+    all pixels, of those on moving things and of the others, where items have such pixels. The score is that of the
+    answer, of ``mono`` where that branch alone learns.
     """
     device = next(model.parameters()).device
     depths = model.depths(torch.zeros(1))
@@ -195,7 +229,7 @@ def validate_depth(model: nn.Module, items: DepthItems, config: DepthLossConfig)
         for area, (error, count) in zip(("", " moving", " static"), total, strict=True):
             if count:
                 numbers[name + area] = float(error / count)
-    return numbers["fused"], numbers
+    return numbers["fused" if "fused" in config.branches else "mono"], numbers
 
 
 def _errors(depth: np.ndarray, item: DepthItem) -> np.ndarray:

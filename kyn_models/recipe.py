@@ -31,9 +31,14 @@ from kyn_models.export import export
 from kyn_models.field_training import FieldLossConfig, field_loss, make_batch, validate
 from kyn_models.frame_validation import validate_frames
 from kyn_models.loop import BEST, NOT_COMPARED, LoopConfig, part_of
-from kyn_models.models import FRAME_FAMILIES
 from kyn_models.models.loading import fill, make_config, make_model, weights_file
-from kyn_models.multi_frame_training import DepthLossConfig, depth_batch, multi_frame_loss, validate_depth
+from kyn_models.multi_frame_training import (
+    DepthLossConfig,
+    depth_batch,
+    multi_frame_loss,
+    require_sweep,
+    validate_depth,
+)
 from kyn_models.networks.plane_sweep import sweep_depths
 from kyn_models.origin import STREETS, licences_of, source_of, start_of
 from kyn_models.starting import start_from_artifact, start_from_imagenet, start_with_density, start_with_language
@@ -83,7 +88,8 @@ class TrainConfig:
     frozen: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        known = getattr(make_config(self.family, self.model, "model"), "label_count", 0)
+        model = make_config(self.family, self.model, "model")
+        known = getattr(model, "label_count", 0)
         if len(self.labels) != known:
             raise ValueError(
                 f"labels: got {len(self.labels)}, expected {known} as model.label_count says (bts has none)"
@@ -94,6 +100,8 @@ class TrainConfig:
                 f"frames, held_out_frames: got {_given(self.frames)} and {_given(self.held_out_frames)} for "
                 f"{self.family}, expected both for dymultidepth and none for others"
             )
+        if multi_frame:
+            require_sweep(self.depth_loss, model.matching)
         if multi_frame and (self.data is not None or self.start_density > 0):
             raise ValueError("data, start_density: got one of them for dymultidepth, expected frames alone")
         if self.family == "kyn" and not (self.lseg or self.start_from):
@@ -326,9 +334,10 @@ def write_best(config: TrainConfig, task: Task, out: Path, source: str) -> Path:
         },
     )
     artifact = write_artifact(out / "artifact", manifest, {WEIGHTS: weights_file(model, half=True)})
-    refusal = "" if config.family in FRAME_FAMILIES else _why_not_exportable(model)
-    if refusal:
-        print(f"only torch runs this model ({refusal})")
+    try:
+        model.exportable()
+    except ValueError as error:
+        print(f"only torch runs this model ({error})")
         return artifact.path
     _, agreements = export(artifact.path)
     for agreement in agreements:
@@ -338,12 +347,3 @@ def write_best(config: TrainConfig, task: Task, out: Path, source: str) -> Path:
 
 def _given(value: object) -> str:
     return "none" if value is None else "one"
-
-
-def _why_not_exportable(model: Any) -> str:
-    """What the model says against the files of other runtimes; empty where it has them."""
-    try:
-        model.exportable()
-    except ValueError as error:
-        return str(error)
-    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from kyn_models import cli
 from kyn_models.cloud import Cloud, CloudOptions, Points, depth_points, edges, seen_from
+from kyn_models.data.kitti_odometry_drive import OdometryDrive
 from kyn_models.data.street_scene import FRAME_S, Street
 from kyn_models.data.street_sensors import base_from_camera
 from kyn_models.data.streets import StreetOptions, make_street
@@ -86,6 +88,34 @@ def test_one_mean_point_in_each_cube(together: int, monkeypatch: pytest.MonkeyPa
         Cloud(1e-6).add(Points(np.full((1 << 20, 3), 5.0, "f4"), np.zeros((1 << 20, 3), "u1")))
 
 
+@pytest.mark.parametrize("together", [1, 7])
+def test_only_cubes_that_several_frames_saw(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kyn_models.cloud.MERGE_AT", 20 * together)
+    rng = np.random.default_rng(2)
+    frames = [rng.uniform(-2, 2, (40, 3)).astype(np.float32) for _ in range(9)]
+    cloud = Cloud(1.0, min_frames=4)
+    for xyz in frames:
+        cloud.add(Points(np.concatenate([xyz, xyz]), np.full((80, 3), 7, dtype=np.uint8)))
+    cells = [{tuple(cell) for cell in np.floor(xyz).astype(int)} for xyz in frames]
+    wanted = {cell for cell in set.union(*cells) if sum(cell in one for one in cells) >= 4}
+    found = cloud.points()
+    assert 0 < len(wanted) < len(set.union(*cells)) and len(found.xyz) == len(wanted)
+    assert {tuple(cell) for cell in np.floor(found.xyz).astype(int)} == wanted and (found.rgb == 7).all()
+
+
+def test_parts_of_the_image_and_unwanted_pixels_become_no_points() -> None:
+    depth, image = np.full((64, 160), 10.0, dtype=np.float32), np.zeros((64, 160, 3), dtype=np.uint8)
+    image[..., 0], image[..., 1] = np.arange(160), np.arange(64)[:, None]
+    points = depth_points(depth, image, K, CloudOptions(voxel_m=0.0, roi=(10, 30, 20, 50)))
+    assert len(points.xyz) == 20 * 30 and set(points.rgb[:, 0]) == set(range(20, 50))
+    unwanted = np.zeros((64, 160), dtype=bool)
+    unwanted[:, 25:] = True
+    points = depth_points(depth, image, K, CloudOptions(voxel_m=0.0, roi=(10, 30, 20, 50)), unwanted)
+    assert len(points.xyz) == 20 * 5 and points.rgb[:, 0].max() == 24
+    with pytest.raises(ValueError, match="roi: got bottom 65, right 50, expected at most 64 and 160"):
+        depth_points(depth, image, K, CloudOptions(roi=(0, 65, 0, 50)))
+
+
 class StreetDrive:
     """Every frame of a street, and how often an image was asked for."""
 
@@ -150,6 +180,55 @@ def test_models_of_several_frames_get_neighbours(street: Street) -> None:
     assert every.asked == [(0, 1), (2, 3), (4, 3)]
 
 
+def test_what_moves_is_asked_of_the_key_frame(street: Street) -> None:
+    drive, model = StreetDrive(street, range(10, 16)), TrueDepth(street, 3)
+    asked: list[int] = []
+
+    def moving(frame: int, camera: Intrinsics) -> np.ndarray:
+        asked.append(frame)
+        assert camera == K
+        return np.ones((64, 160), dtype=bool)
+
+    seen = list(seen_from(drive, drive.frames, model, ALL, moving=moving))
+    assert asked == [frame for frame, _ in model.asked] and len(asked) == 5
+    assert all(len(one.points.xyz) == 0 for one in seen)
+
+
+def test_command_leaves_out_what_moves(
+    tiny_artifact: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree(shared_data / "kitti_odometry", tmp_path / "data", copy_function=shutil.copyfile)
+    masks = data / "sequences" / "07" / "mvobj_mask"
+    masks.mkdir()
+    mask = np.zeros((256, 512), dtype=np.float32)
+    mask[:, :256] = 1  # the left half of the crop
+    np.save(masks / "000169.npy", mask)
+    command = ["cloud", "--data", str(data), "--layout", "kitti_odometry", "--far", "400", "--edge", "10"]
+    command += ["--model", str(tiny_artifact), "--start", "169", "--stop", "169", "--voxel", "0"]
+    points = {}
+    for name, options in {
+        "all": (),
+        "still": ("--without-moving",),
+        "grown": ("--without-moving", "--mask-grow", "100"),
+        "two hits": ("--without-moving", "--mask-hits", "2"),
+    }.items():
+        assert cli.main([*command, "--out", str(tmp_path / f"{name}.ply"), *options]) == 0
+        points[name] = read_ply(tmp_path / f"{name}.ply").xyz
+    assert "1 of 1 frames have no mask" not in capsys.readouterr().out
+    assert len(points["two hits"]) == len(points["all"]) > len(points["still"]) > len(points["grown"]) > 0
+    camera = OdometryDrive(data).intrinsics()
+    # To the left of the crop nothing is known to move; what it shows of its left half is gone.
+    forward, left = points["still"][:, 0], points["still"][:, 1]
+    place = camera.cx - left / forward * camera.fx
+    edge = camera.width / 2 - camera.height
+    assert np.mean((place > edge + 40) & (place < camera.width / 2 - 20)) < 0.01
+    assert (
+        cli.main([*command, "--out", str(tmp_path / "a.ply"), "--without-moving", "--start", "168", "--stop", "170"])
+        == 0
+    )
+    assert "2 of 3 frames have no mask of what moves in them" in capsys.readouterr().out
+
+
 def test_file_is_read_back(tmp_path: Path) -> None:
     xyz = np.array([[1, 2, 3], [-4, 5, 6]], dtype=np.float32)
     rgb = np.array([[1, 2, 3], [255, 0, 9]], dtype=np.uint8)
@@ -206,6 +285,12 @@ def test_command_with_a_model_of_several_frames(
         (("--edge", "0"), "edge: got 0"),
         (("--step", "0"), "step: got 0"),
         (("--every", "0"), "--every: got 0"),
+        (("--min-frames", "0"), "min-frames: got 0"),
+        (("--min-frames", "2", "--voxel", "0"), "min-frames: got 2 with voxel 0.0"),
+        (("--roi", "5", "5", "0", "9"), "roi: got top 5, bottom 5"),
+        (("--mask-hits", "2"), "--mask-hits: got 2, which a cloud of all pixels"),
+        (("--without-moving",), "mvobj_mask: missing or empty"),
+        (("--layout", "kitti360", "--without-moving"), "which kitti360 does not use"),
         (("--start", "171"), "got no frame from --start to --stop"),
         (("--drive", "08"), "got no sequence 08"),
         (("--layout", "kitti360", "--poses", "dvso"), "--poses: got dvso"),

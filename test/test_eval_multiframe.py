@@ -22,6 +22,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_seeded_frames(tmp_path_factory.mktemp("frames") / "tiny", seeded_frames(config), False, 128, 64).path
 
 
+def test_streets_have_a_right_image(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    assert evaluate(model, "--layout", "streets", "--frames", "1", "--stereo", "--csv", str(path)) == 0
+    assert {row["neighbours"] for row in rows_of(path).values()} == {"3"}
+
+
 @pytest.fixture
 def odometry(shared_data: Path, tmp_path: Path) -> Path:
     """The real frames with a mask of a moving object for frame 169."""
@@ -60,6 +66,32 @@ def test_real_frames_give_a_table_and_rows(
     assert float(matched["abs_rel"]) < 0.6 * float(rows["07_0000000169", "fused where matched", "all"]["abs_rel"])
 
 
+def test_a_part_of_the_image_other_distances_and_scales(
+    model: Path, odometry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {}
+    for name, options in {
+        "plain": (),
+        "part": ("--roi", "32", "64", "0", "64"),
+        "near": ("--far", "20"),
+        "scaled": ("--median-scaling",),
+    }.items():
+        path = tmp_path / f"{name}.csv"
+        assert evaluate(model, "--data", str(odometry), "--csv", str(path), *options) == 0
+        rows[name] = rows_of(path)["07_0000000169", "fused", "all"]
+    out = capsys.readouterr().out
+    for words in (
+        "up to 80 m, the whole crop, no scaling",
+        "rows 32..64 and columns 0..64",
+        "up to 20 m",
+        "by medians",
+    ):
+        assert words in out
+    pixels = {name: int(row["pixels"]) for name, row in rows.items()}
+    assert 0 < pixels["part"] < pixels["near"] < pixels["plain"] == pixels["scaled"]
+    assert float(rows["scaled"]["abs_rel"]) < float(rows["plain"]["abs_rel"])
+
+
 def test_stereo_partner_is_a_neighbour_and_no_mask_gives_no_rows(
     model: Path, odometry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,11 +124,16 @@ def test_another_camera_is_noted(model: Path, odometry: Path, capsys: pytest.Cap
         ((), "--data: got none"),
         (("--layout", "streets", "--poses", "dvso"), "--poses: got dvso, which streets does not use"),
         (("--layout", "streets", "--frames", "0"), "--frames: got 0"),
-        (("--layout", "streets", "--stereo"), "without a right image"),
         (("--data", "ODOMETRY", "--seed", "3"), "--seed: got 3, which kitti_odometry does not use"),
         (("--data", "ODOMETRY", "--sequences", "04"), "got no sequence 04"),
         (("--data", "ODOMETRY", "--start", "171"), "none from --start to --stop"),
         (("--data", "ODOMETRY", "--index-mask", "val"), "val.json: missing"),
+        (("--data", "ODOMETRY", "--far", "-1"), "far: got -1"),
+        (("--data", "ODOMETRY", "--roi", "9", "3", "0", "5"), "roi: got top 9, bottom 3"),
+        (
+            ("--data", "ODOMETRY", "--roi", "0", "65", "0", "5"),
+            "roi: got bottom 65, right 5, expected at most 64 and 128",
+        ),
         (("--data", "nowhere"), "got none of the sequences 00, 04, 05, 07"),
     ],
 )

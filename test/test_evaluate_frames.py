@@ -7,19 +7,28 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kyn_models.evaluate_frames import answers, areas, frames_input, mean_scores, score_frames
+from kyn_models.evaluate_frames import Scoring, answers, areas, frames_input, mean_scores, score_frames
 from kyn_models.runtimes.frame_queries import FramesAnswer, FramesInput
 from kyn_models.types import Intrinsics, Observation, PosedFrame, Sample
 
 K = Intrinsics(20.0, 20.0, 7.5, 3.5, 16, 8)
 
 
-def published(inverse: np.ndarray, truth: np.ndarray, moving: np.ndarray | None) -> list[float]:
+def published(inverse: np.ndarray, truth: np.ndarray, moving: np.ndarray | None, scoring: Scoring) -> list[float]:
     """The authors' formulas: inverse depths, 0 where there is no truth, masked means."""
-    left_out = (truth == 0) | (truth < 1 / 80)
+    if scoring.median_scaling:
+        known = truth > 0
+        half = (known.sum() - 1) // 2
+        inverse = inverse * (sorted(truth[known])[half] / sorted(inverse[known])[half])
+    if scoring.roi is not None:
+        top, bottom, left, right = scoring.roi
+        inverse, truth = inverse[top:bottom, left:right], truth[top:bottom, left:right]
+        moving = None if moving is None else moving[top:bottom, left:right]
+    far = 1 / scoring.far_m
+    left_out = (truth == 0) | (truth < far)
     if moving is not None:
         left_out |= ~moving
-    guess, true = (1 / np.maximum(array, 1 / 80)[~left_out] for array in (inverse, truth))
+    guess, true = (1 / np.maximum(array, far)[~left_out] for array in (inverse, truth))
     ratio = np.maximum(guess / true, true / guess)
     return [
         np.mean(np.abs(guess - true) / true),
@@ -47,20 +56,59 @@ def posed(x: float, k: Intrinsics = K) -> PosedFrame:
     return PosedFrame(image, k, round(1e9 * (1 + x)), pose)
 
 
-def test_scores_are_the_published_ones() -> None:
+@pytest.mark.parametrize(
+    "scoring",
+    [
+        Scoring(),
+        Scoring(far_m=40.0),
+        Scoring(roi=(2, 8, 3, 12)),
+        Scoring(median_scaling=True),
+        Scoring(25.0, (1, 7, 0, 16), True),
+    ],
+    ids=str,
+)
+def test_scores_are_the_published_ones(scoring: Scoring) -> None:
     rows, wanted = [], {"all": [], "moving": []}  # type: ignore[var-annotated]
     for seed in range(3):
         item = sample(seed)
         guess = np.random.default_rng(seed + 9).uniform(0.5, 200, (8, 16)).astype(np.float32)
-        rows.append(score_frames({"fused": guess}, item))
+        rows.append(score_frames({"fused": guess}, item, scoring))
         truth = np.where(np.isfinite(item.depth_m), 1 / item.depth_m, 0)
-        wanted["all"].append(published(1 / guess, truth, None))
-        wanted["moving"].append(published(1 / guess, truth, item.moving))
+        wanted["all"].append(published(1 / guess, truth, None, scoring))
+        wanted["moving"].append(published(1 / guess, truth, item.moving, scoring))
     found = mean_scores(rows)
     for area, numbers in wanted.items():
         np.testing.assert_allclose(found["fused", area][0][:7], np.mean(numbers, axis=0), rtol=1e-5)
     pixels = {area: found["fused", area][0].pixels for area in ("all", "static", "moving")}
     assert pixels["static"] + pixels["moving"] == pixels["all"] > 0
+
+
+def test_a_wrong_scale_does_not_count_where_medians_are_scaled() -> None:
+    item = sample(4)
+    truth = np.where(np.isfinite(item.depth_m), item.depth_m, np.float32(7))
+    plain = score_frames({"fused": 3 * truth, "mono": truth / 2}, item).scores
+    scaled = score_frames({"fused": 3 * truth, "mono": truth / 2}, item, Scoring(median_scaling=True)).scores
+    for answer in ("fused", "mono"):
+        assert plain[answer, "all"].abs_rel > 0.2 and scaled[answer, "moving"].abs_rel < 1e-6
+    nothing = np.full((8, 16), np.nan, dtype=np.float32)
+    assert score_frames({"matched": nothing}, item, Scoring(median_scaling=True)).scores["matched", "all"].pixels == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (lambda: Scoring(far_m=0.0), "far: got 0.0"),
+        (lambda: Scoring(roi=(4, 4, 0, 9)), "roi: got top 4, bottom 4"),
+        (lambda: Scoring(roi=(0, 4, -1, 9)), "left -1"),
+        (
+            lambda: score_frames({}, sample(0), Scoring(roi=(0, 9, 0, 16))),
+            "roi: got bottom 9, right 16, expected at most 8",
+        ),
+    ],
+)
+def test_wrong_scoring_is_named(wrong, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        wrong()
 
 
 def test_frames_without_a_mask_count_only_for_all_pixels() -> None:

@@ -102,8 +102,10 @@ def test_the_canonical_camera_is_that_of_the_paper(golden: Path) -> None:
         replace(SMALL, fusion="mono_guides_multi", attention_stride=8),
         replace(SMALL, fusion="multi_guides_mono", depth_steps=16, fused_channels=12),
         replace(SMALL, channels_enc=(48, 64, 128, 256, 512), channels_dec=(512, 256, 128, 64, 32, 24)),
+        replace(SMALL, image_beside_cues=False),
+        replace(SMALL, fusion="mono_guides_multi", image_beside_cues=False),
     ],
-    ids=["published", "efficientnet", "mono guides", "multi guides", "large"],
+    ids=["published", "efficientnet", "mono guides", "multi guides", "large", "cues alone", "one cue alone"],
 )
 def test_shapes_tell_the_configuration(config: DyMultiDepthConfig) -> None:
     with torch.device("meta"):

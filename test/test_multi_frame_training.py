@@ -17,6 +17,7 @@ from multi_frame_job import CONFIG, LOOP, job_trainer
 
 from kyn_models.artifact import Artifact
 from kyn_models.data.depth_items import LiveItems, PosedDataConfig, PosedFrames, StoredItems, depth_item, store_items
+from kyn_models.data.kitti_odometry_frames import OdometryFramesOptions
 from kyn_models.data.street_sensors import INTRINSICS
 from kyn_models.loop import LAST
 from kyn_models.models.dymultidepth import input_of
@@ -26,7 +27,6 @@ from kyn_models.multi_frame_training import (
     augmented,
     compiled_cost,
     depth_batch,
-    dropped,
     mirrored,
     multi_frame_loss,
     validate_depth,
@@ -102,17 +102,6 @@ def test_colours_change_alike_in_all_frames_and_geometry_does_not(items: LiveIte
     changed = augmented(same, config, np.random.default_rng(0))
     assert np.array_equal(changed.images[0], changed.images[2]) and not np.array_equal(changed.images, same.images)
     assert all(np.array_equal(a, b) for a, b in zip(changed[1:], same[1:], strict=True))
-
-
-def test_dropout_takes_its_share_of_squares_and_is_the_items_own() -> None:
-    image, seeds = torch.zeros(3, 3, 64, 96), torch.tensor([1, 2, 3])
-    kept = dropped(seeds, image, 0.25)
-    assert kept is not None and kept.shape == (3, 1, 64, 96)
-    assert float(kept.mean()) == pytest.approx(0.75, abs=0.06)
-    squares = kept.view(3, 8, 8, 12, 8)
-    assert torch.equal(squares.amax(dim=(2, 4)), squares.amin(dim=(2, 4)))
-    assert torch.equal(dropped(seeds[1:2], image[1:2], 0.25), kept[1:2])
-    assert dropped(seeds, image, 0.0) is None
 
 
 def test_dropped_cues_do_not_reach_the_answer(items: LiveItems) -> None:
@@ -245,7 +234,19 @@ def test_what_does_not_belong_together_is_said(change: dict, sentence: str) -> N
         (lambda: replace(CONFIG.frames, streets=replace(CONFIG.frames.streets, neighbours=())), "neighbours: got none"),
         (lambda: replace(CONFIG.frames, streets=replace(CONFIG.frames.streets, width=100)), "got images of 64x100"),
         (lambda: DepthLossConfig(dropout=1.0), "depth_loss.dropout: got 1.0"),
+        (lambda: DepthLossConfig(dropout=1.0, drop="items"), "depth_loss.dropout: got 1.0"),
+        (lambda: DepthLossConfig(dropout=1.1, drop="moving"), "depth_loss.dropout: got 1.1"),
+        (lambda: DepthLossConfig(branches=()), r"depth_loss.branches: got \(\)"),
+        (lambda: DepthLossConfig(branches=("mono", "mono")), "depth_loss.branches: got"),
         (lambda: DepthLossConfig(images=0), "depth_loss.images: got 0"),
+        (
+            lambda: PosedDataConfig("kitti_odometry", "data", OdometryFramesOptions(offsets=())),
+            "frames.odometry.offsets: got none",
+        ),
+        (
+            lambda: replace(CONFIG.frames.streets, key_camera="left", stereo=True),
+            "streets.stereo: got key camera left, expected 00",
+        ),
     ],
 )
 def test_wrong_values_are_named(wrong, sentence: str) -> None:

@@ -17,6 +17,7 @@ from kyn_models.data.kitti_odometry_drive import POSE_FOLDERS, sequences_of
 from kyn_models.data.kitti_odometry_frames import EVALUATION, KittiOdometryFrames, OdometryFramesOptions
 from kyn_models.metrics import DepthScores
 from kyn_models.models import FRAME_FAMILIES
+from kyn_models.roi import inside
 from kyn_models.runtimes import NAMES
 from kyn_models.runtimes.frame_queries import FramesRuntime
 from kyn_models.runtimes.queries import PRECISIONS, LoadOptions
@@ -61,6 +62,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frames", type=int, metavar="N", help=f"streets: how many, one per street (else {HELD_OUT_FRAMES})"
     )
+    parser.add_argument("--far", type=float, default=evaluate_frames.FAR_M, metavar="M", help="truth up to (else 80)")
+    parser.add_argument(
+        "--roi",
+        type=int,
+        nargs=4,
+        metavar=("TOP", "BOTTOM", "LEFT", "RIGHT"),
+        help="score only these rows and columns of the model's image, ends exclusive (else all)",
+    )
+    parser.add_argument(
+        "--median-scaling", action="store_true", help="scale every answer to the median of the true inverse depth"
+    )
     parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the networks (else auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the scores of each frame")
@@ -72,14 +84,19 @@ def run(args: argparse.Namespace) -> int:
     shared.check_common(args)
     unused = [name for layout, names in OF_LAYOUTS.items() if layout != args.layout for name in names]
     refuse(args, unused, args.layout)
+    roi = tuple(args.roi) if args.roi else None
+    scoring = evaluate_frames.Scoring(args.far, roi, args.median_scaling)
     artifact = require_frames_artifact(args.model)
+    inside(roi, (artifact.camera.height, artifact.camera.width))
     samples, notes = _samples(args, artifact)
     runtime = load_runtime(artifact, args.runtime, LoadOptions(precision=args.precision))
     chosen = range(0, len(samples), args.every)
     rows, damaged = shared.scored(
         len(chosen),
         lambda index: samples[chosen[index]],
-        lambda sample: [evaluate_frames.score_frames(evaluate_frames.answers(runtime, sample.observation), sample)],
+        lambda sample: [
+            evaluate_frames.score_frames(evaluate_frames.answers(runtime, sample.observation), sample, scoring)
+        ],
         args.strict,
     )
     if ranks.first():
@@ -162,9 +179,9 @@ def _streets(args: argparse.Namespace, artifact: Artifact, offsets: tuple[int, .
     seed = HELD_OUT_SEED if args.seed is None else args.seed
     if frames < 1:
         raise ValueError(f"--frames: got {frames}, expected at least 1")
-    if args.stereo:
-        raise ValueError("--stereo: streets are made without a right image, expected --layout kitti_odometry with it")
-    options = StreetsOptions(frames, frames_per_street=1, first_seed=seed, views=(), neighbours=offsets)
+    options = StreetsOptions(
+        frames, frames_per_street=1, first_seed=seed, views=(), neighbours=offsets, stereo=args.stereo
+    )
     return _PublishedForm(Streets(options, artifact.camera.intrinsics), artifact)
 
 
@@ -190,7 +207,9 @@ def _say(
 ) -> None:
     masked = sum(row.masked for row in rows)
     print(f"multi-frame depth of {name}, {len(rows)} frames, {masked} of them with a mask of what moves")
-    print(f"up to {evaluate_frames.FAR_M:g} m, the whole crop, no scaling; means over pixels, then over frames")
+    part = "rows {}..{} and columns {}..{}".format(*args.roi) if args.roi else "the whole crop"
+    scaled = "scaled by medians" if args.median_scaling else "no scaling"
+    print(f"up to {args.far:g} m, {part}, {scaled}; means over pixels, then over frames")
     if left_out:
         print(f"left out: {'; '.join(left_out)}")
     table = []
@@ -200,7 +219,7 @@ def _say(
             table.append((f"{answer}, {area}", numbers))
     shared.print_table([*DepthScores._fields[:7], "pixels", "Inf/NaN", "frames"], table)
     print("matched: the plane that matches best, without a network, where a neighbour sees the pixel")
-    print("sq_rel and rmse in metres; Inf/NaN: predictions without a finite depth, scored as 80 m")
+    print(f"sq_rel and rmse in metres; Inf/NaN: predictions without a finite depth, scored as {args.far:g} m")
     if args.csv:
         shared.write_csv(
             args.csv,

@@ -27,9 +27,9 @@ from kyn_models.types import Float32Array, Intrinsics, PosedFrame, Sample, UInt8
 class PosedDataConfig:
     """layout: ``streets`` are made, not read; ``kitti_odometry`` is read from ``root`` as ``odometry`` says.
 
-    streets: which ones; their ``neighbours`` are those of the key frame. limit: only the first so many items (0: all).
-    per_sequence: only the first so many of every sequence (0: all). cache: store the items in the training's folder
-    once; else they are read anew every time.
+    streets: which ones; their ``neighbours`` and ``stereo`` are those of the key frame. limit: only the first so many
+    items (0: all). per_sequence: only the first so many of every sequence (0: all). cache: store the items in the
+    training's folder once; else they are read anew every time.
     """
 
     layout: Literal["streets", "kitti_odometry"] = "streets"
@@ -43,8 +43,10 @@ class PosedDataConfig:
     def __post_init__(self) -> None:
         if self.layout != "streets" and not self.root:
             raise ValueError(f"frames.root: got none, expected the folder of the {self.layout} data")
-        if self.layout == "streets" and not self.streets.neighbours:
-            raise ValueError("frames.streets.neighbours: got none, expected frame offsets such as [-1, 1]")
+        if self.layout == "streets" and not (self.streets.neighbours or self.streets.stereo):
+            raise ValueError("frames.streets.neighbours: got none, expected frame offsets such as [-1, 1], or stereo")
+        if self.layout == "kitti_odometry" and not (self.odometry.offsets or self.odometry.stereo):
+            raise ValueError("frames.odometry.offsets: got none, expected frame offsets such as [-1, 1], or stereo")
         height, width = self.size
         if height % 16 or width % 16:
             raise ValueError(f"frames: got images of {height}x{width}, expected multiples of 16")

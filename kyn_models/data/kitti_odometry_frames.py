@@ -125,20 +125,13 @@ class KittiOdometryFrames:
 
     def moving(self, drive: OdometryDrive, frame: int) -> BoolArray | None:
         """(rows, columns) bool of the images' size, None where the frame has no mask. Raises by file name."""
-        path = drive.folder / MASK_FOLDER / f"{frame:06d}.npy"
-        if not path.is_file():
+        mask = read_moving_mask(drive, frame)
+        if mask is None:
             return None
-        try:
-            mask = np.load(path, allow_pickle=False).squeeze()
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{path}: cannot be read as numbers ({error}), expected {MASK_SIZE}") from None
-        if mask.shape != MASK_SIZE:
-            raise ValueError(f"{path}: got shape {mask.shape}, expected {MASK_SIZE}")
         rows, columns = self.options.size
         if rows * MASK_SIZE[1] != columns * MASK_SIZE[0]:
             raise ValueError(f"size: got {rows}x{columns}, expected 1 to 2 as the masks of moving objects")
-        inside = (mask > 0.5).astype(np.uint8)
-        return cv2.resize(inside, (columns, rows), interpolation=cv2.INTER_NEAREST).astype(bool)
+        return cv2.resize(mask.astype(np.uint8), (columns, rows), interpolation=cv2.INTER_NEAREST).astype(bool)
 
     def neighbourless(self, drive: OdometryDrive, frame: int) -> bool:
         """True where an image or a pose of a neighbour is missing."""
@@ -174,6 +167,26 @@ class KittiOdometryFrames:
 @lru_cache(maxsize=16)
 def _crop(source: Intrinsics, size: tuple[int, int]) -> PublishedCrop:
     return PublishedCrop(source, size)
+
+
+def moving_mask_path(drive: OdometryDrive, frame: int) -> Path:
+    """Where the mask of moving objects of a frame lies (or would)."""
+    return drive.folder / MASK_FOLDER / f"{frame:06d}.npy"
+
+
+def read_moving_mask(drive: OdometryDrive, frame: int) -> BoolArray | None:
+    """``MASK_SIZE`` bool on the published crop, None where a frame has no mask. Raises ``ValueError`` by file name."""
+    path = moving_mask_path(drive, frame)
+    if not path.is_file():
+        return None
+    try:
+        mask = np.load(path, allow_pickle=False).squeeze()
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: cannot be read as numbers ({error}), expected {MASK_SIZE}") from None
+    if mask.shape != MASK_SIZE:
+        raise ValueError(f"{path}: got shape {mask.shape}, expected {MASK_SIZE}")
+    inside: BoolArray = mask > 0.5
+    return inside
 
 
 def read_index_mask(path: Path) -> dict[int, bool]:

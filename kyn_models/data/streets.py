@@ -37,7 +37,8 @@ class StreetsOptions:
     width, height: image size; the camera is KITTI-360's, resized. key_camera: 00, 01, left or right.
     views: further frames of every item as (camera, frame offset), e.g. ("01", 0) the stereo partner, ("00", 1) the next
     frame. neighbours: frame offsets of the key camera that models of several frames get beside the key frame, e.g.
-    (-1, 1). mount_strength: variation of the mount between streets (0: KITTI-360's own).
+    (-1, 1). stereo: the right image of the key frame is one more of them, for key camera 00. mount_strength: variation
+    of the mount between streets (0: KITTI-360's own).
     """
 
     streets: int = 1000
@@ -48,6 +49,7 @@ class StreetsOptions:
     key_camera: str = "00"
     views: tuple[tuple[str, int], ...] = (("01", 0),)
     neighbours: tuple[int, ...] = ()
+    stereo: bool = False
     mount_strength: float = 1.0
     street: StreetOptions = StreetOptions()
 
@@ -62,6 +64,10 @@ class StreetsOptions:
                 raise ValueError(f"streets.views, key_camera: got '{camera}', expected 00, 01, left or right")
         if 0 in self.neighbours:
             raise ValueError("streets.neighbours: got offset 0, which is the key frame, expected others")
+        if self.stereo and self.key_camera != "00":
+            raise ValueError(
+                f"streets.stereo: got key camera {self.key_camera}, expected 00, which has a right partner"
+            )
 
 
 @lru_cache(maxsize=3)
@@ -128,7 +134,8 @@ class Streets:
     def __getitem__(self, index: int) -> Sample:
         camera = self.options.key_camera
         key, truth = self._shot(index, camera, 0)
-        neighbours = tuple(self._shot(index, camera, offset)[0] for offset in self.options.neighbours)
+        shots = [(camera, offset) for offset in self.options.neighbours] + [("01", 0)] * self.options.stereo
+        neighbours = tuple(self._shot(index, name, offset)[0] for name, offset in shots)
         return Sample(
             name=f"street{self.street(index).seed:06d}_{self.frame(index):010d}",
             observation=Observation((key, *neighbours), self.base_from_camera(index, camera)),

@@ -34,7 +34,8 @@ class DyMultiDepthConfig:
     depth_steps: planes of the sweep. fused_channels: of each fused cue. attention_stride: attention between pixels runs
     at this part of the size, 4 as published, 8 for images wider than 650. channels_enc, channels_dec: of both depth
     networks, from fine to coarse and from coarse to fine. z_near, z_far: range in metres, 1 / 0.33 and 1 / 0.0025 as
-    published.
+    published. image_beside_cues: the network behind the fusion sees the key frame beside the fused cues. matching: how
+    the sweep compares pixels; only torch computes another than the published one.
     """
 
     encoder: Literal["resnet18", "efficientnet_b5"] = "resnet18"
@@ -46,6 +47,8 @@ class DyMultiDepthConfig:
     channels_dec: tuple[int, ...] = (256, 128, 64, 48, 32, 24)
     z_near: float = 1 / 0.33
     z_far: float = 400.0
+    image_beside_cues: bool = True
+    matching: plane_sweep.Matching = plane_sweep.PUBLISHED
 
     def __post_init__(self) -> None:
         if not 0 < self.z_near < self.z_far:
@@ -127,7 +130,8 @@ class DyMultiDepth(nn.Module):
             config.fusion, config.depth_steps, config.fused_channels, config.attention_stride
         )
         features, enc, dec = self._feature_extractor.channels, config.channels_enc, config.channels_dec
-        self.depth_module = DepthUNet(self.fusion_module.out + 3, features, enc, dec)
+        seen = self.fusion_module.out + (3 if config.image_beside_cues else 0)
+        self.depth_module = DepthUNet(seen, features, enc, dec)
         self.mono_module = DepthUNet(3, features, enc, dec)
 
     def forward(
@@ -164,7 +168,8 @@ class DyMultiDepth(nn.Module):
                 raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {shape}")
         if count < 1:
             raise ValueError("neighbours: got none, expected at least one; without any ask mono_inverse_depths")
-        return plane_sweep.cost_volume(image, k, neighbours, neighbour_from_key, neighbour_k, self.depths(image))
+        depths, matching = self.depths(image), self.config.matching
+        return plane_sweep.cost_volume(image, k, neighbours, neighbour_from_key, neighbour_k, depths, matching)
 
     def inverse_depths(self, image: Tensor, cost: Tensor, kept: Tensor | None = None) -> InverseDepths:
         """Both branches at all scales. cost: of ``cost_volume``, or another that says the same.
@@ -179,7 +184,8 @@ class DyMultiDepth(nn.Module):
         cues = self.fusion_module(pseudo, cost)
         if kept is not None:
             cues = cues * kept
-        fused = self.depth_module(torch.cat([cues, image], dim=1), features)
+        seen = torch.cat([cues, image], dim=1) if self.config.image_beside_cues else cues
+        fused = self.depth_module(seen, features)
         return InverseDepths(self._in_range(fused), mono)
 
     def mono_inverse_depths(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -191,7 +197,15 @@ class DyMultiDepth(nn.Module):
         return plane_sweep.sweep_depths(self.config.z_near, self.config.z_far, self.config.depth_steps, like)
 
     def exportable(self) -> FrameModules:
-        """What becomes graphs for other runtimes. They share this model, whose attention they change to graphs'."""
+        """What becomes graphs for other runtimes. They share this model, whose attention they change to graphs'.
+
+        Raises ``ValueError`` for another matching than the published one, which graphs and compiled loops compute.
+        """
+        if self.config.matching != plane_sweep.PUBLISHED:
+            raise ValueError(
+                f"model.matching: got {self.config.matching}, expected {plane_sweep.PUBLISHED} as other runtimes than "
+                "torch compute it; run this model with --runtime torch"
+            )
         return frame_modules(self)
 
     def _features(self, image: Tensor) -> list[Tensor]:

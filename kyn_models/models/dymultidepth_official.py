@@ -43,10 +43,11 @@ def config_of(weights: Mapping[str, Shaped]) -> dict[str, Any]:
     """
     channels, steps = shape_of(weights, f"{_FUSION}mono_expand.0.weight", 4)[:2]
     halves = len([name for name in weights if name.startswith(f"{_FUSION}mono_expand.") and name.endswith("var")])
+    fused = channels * (2 if (fusion := _fusion(weights)) == "cross_cue" else 1)
     rises = ("0.conv2d_t", "1.0.conv2d_t", "2.0.conv2d_t", "3.conv2d_t")
     return {
         "encoder": _encoder(weights),
-        "fusion": _fusion(weights),
+        "fusion": fusion,
         "depth_steps": steps,
         "fused_channels": channels,
         "attention_stride": 2**halves,
@@ -55,6 +56,7 @@ def config_of(weights: Mapping[str, Shaped]) -> dict[str, Any]:
             *(shape_of(weights, f"{_UNET}dec.{name}.weight", 4)[1] for name in rises),
             *(shape_of(weights, f"{_UNET}dec.4.{name}.weight", 4)[0] for name in ("0.conv_y", "2")),
         ],
+        "image_beside_cues": shape_of(weights, f"{_UNET}enc.0.0.conv_y.weight", 4)[1] > fused,
     }
 
 

@@ -72,6 +72,24 @@ def test_stereo_partner_and_other_offsets(shared_data: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("frame_count", "dilation", "offset_d"), [(2, 1, 0), (2, 2, 0), (4, 1, 0), (3, 1, 0), (1, 1, 0), (2, 1, -2)]
+)
+def test_offsets_say_what_the_authors_three_numbers_say(
+    folder: Path, frame_count: int, dilation: int, offset_d: int
+) -> None:
+    for frame in range(160, 180):
+        if not (path := folder / "sequences" / "07" / "image_2" / f"{frame:06d}.png").exists():
+            shutil.copyfile(path.with_name("000169.png"), path)
+    steps = range(-(frame_count // 2) * dilation, (frame_count + 1) // 2 * dilation + 1, dilation)
+    offsets = tuple(step + offset_d for step in steps if step != 0)
+    frames = KittiOdometryFrames(folder, OdometryFramesOptions(offsets=offsets))
+    sample = frames[[frame for _, frame in frames.items].index(169)]
+    times = np.loadtxt(folder / "sequences" / "07" / "times.txt")
+    found = [(frame.stamp_ns - sample.observation.key.stamp_ns) / 1e9 for frame in sample.observation.frames[1:]]
+    assert found == pytest.approx([times[169 + offset] - times[169] for offset in offsets], abs=1e-6)
+
+
 def test_masks_of_moving_objects_and_of_used_frames(folder: Path) -> None:
     sequence = folder / "sequences" / "07"
     (sequence / "mvobj_mask").mkdir()

@@ -16,6 +16,7 @@ from artifacts import seed_by_name
 from torch import Tensor
 
 from kyn_models.models.dymultidepth import DyMultiDepth, DyMultiDepthConfig, input_of
+from kyn_models.networks.plane_sweep import Matching
 from kyn_models.types import Intrinsics, Observation, PosedFrame
 
 TINY = DyMultiDepthConfig(
@@ -165,6 +166,32 @@ def test_gradients_reach_every_weight_that_is_evaluated() -> None:
 def test_ablations_and_wide_images(fusion: Any) -> None:
     found = seeded(replace(TINY, fusion=fusion, attention_stride=8))(**question())
     assert found.fused.shape == (1, HEIGHT, WIDTH) and torch.isfinite(found.fused).all()
+
+
+@torch.inference_mode()
+def test_without_the_image_beside_them_the_cues_are_all_that_the_network_sees() -> None:
+    """Features of the image still come along; what its first level sees does not."""
+    asked = question()
+    for beside in (True, False):
+        model = seeded(replace(TINY, image_beside_cues=beside))
+        assert model.depth_module.enc[0][0].conv_y.in_channels == 16 + 3 * beside
+        levels: list[Tensor] = []
+        model.depth_module.enc[0].register_forward_hook(lambda _, given, out: levels.append(out))  # noqa: B023
+        cost = model.cost_volume(**asked)
+        for image in (asked["image"], asked["image"].flip(-1)):
+            model._mono = lambda image, features: tuple(torch.full((1, 1, HEIGHT, WIDTH), 0.1) for _ in range(4))  # type: ignore[method-assign]
+            model.inverse_depths(image, cost)
+        assert torch.equal(*levels) != beside
+
+
+@torch.inference_mode()
+def test_another_matching_is_used_by_torch_and_refused_for_graphs() -> None:
+    asked = question()
+    other = seeded(replace(TINY, matching=Matching("absolute", patch=1, seen="each_plane")))
+    assert not torch.allclose(other.cost_volume(**asked), seeded().cost_volume(**asked), atol=1e-2)
+    assert torch.isfinite(other(**asked).fused).all()
+    with pytest.raises(ValueError, match=r"model.matching: got .*'absolute'.*run this model with --runtime torch"):
+        other.exportable()
 
 
 @pytest.mark.parametrize("encoder, name", [("resnet18", "resnet18"), ("efficientnet_b5", "efficientnetb5")])
