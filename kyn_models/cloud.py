@@ -106,7 +106,7 @@ def _questions(
     drive: Drive, frames: Sequence[int], several: bool, every: int, damaged: Callable[[Exception], None] | None
 ) -> Iterator[tuple[PosedFrame, tuple[PosedFrame, ...]]]:
     """Every N-th key frame with its neighbours."""
-    window = FrameWindow(WindowOptions(neighbours="centred"))
+    window: FrameWindow[PosedFrame] = FrameWindow(WindowOptions(neighbours="centred"))
     keys = 0
     for frame in frames if several else frames[::every]:
         try:

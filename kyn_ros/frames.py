@@ -1,8 +1,8 @@
 """Images and poses gathered for a model of several frames: which of them are asked about together.
 
 Images come in with the executor, everything else happens in the inference thread. Where that is slower than the camera,
-the images it had no time for are still neighbours: they are converted with the next one, and only those that can be
-chosen are kept.
+the images it had no time for can still be neighbours. Which frames are asked about is decided by stamps and poses; only
+the images of those are then decoded and rectified.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from kyn_models.frame_window import Choice, FrameWindow, WindowOptions
-from kyn_models.types import Float64Array, PosedFrame
+from kyn_models.types import Float64Array, Intrinsics, PosedFrame, check_pose
 from kyn_ros import convert
+from kyn_ros.camera_info import Camera
 from kyn_ros.convert import InputError
 from kyn_ros.diagnostics import OK, WARN, make_status
 from kyn_ros.pose_buffer import Located, PoseLate
@@ -41,15 +43,51 @@ class Arrival(NamedTuple):
         return convert.stamp_ns(self.image.header.stamp)
 
 
-class Chosen(NamedTuple):
-    """choice: the frames. info, camera_frame: of the key frame. delay_ms: from its stamp to that of the newest image;
-    pose_ms: how long that one waited for its pose."""
+@dataclass(frozen=True)
+class Placed:
+    """An image that nobody has looked at yet: its camera, and the (4, 4) pose of that in the fixed frame.
 
-    choice: Choice
-    info: CameraInfo
-    camera_frame: str
+    Raises ``ValueError`` for a pose that is none.
+    """
+
+    arrival: Arrival
+    camera: Camera
+    world_from_camera: Float64Array
+
+    def __post_init__(self) -> None:
+        check_pose("world_from_camera", self.world_from_camera)
+
+    @property
+    def stamp_ns(self) -> int:
+        return self.arrival.stamp_ns
+
+    @property
+    def intrinsics(self) -> Intrinsics:
+        return self.camera.intrinsics
+
+
+class Looks(NamedTuple):
+    """How images become frames; both raise ``InputError``.
+
+    place: the camera of an image, and its pose from the (4, 4) pose of the vehicle. convert: its pixels.
+    """
+
+    place: Callable[[Arrival, Float64Array], Placed]
+    convert: Callable[[Placed], PosedFrame]
+
+
+class Chosen(NamedTuple):
+    """choice: the frames, frames: the same with their images, the key frame first. delay_ms: from its stamp to that of
+    the newest image; pose_ms: how long that one waited for its pose."""
+
+    choice: Choice[Placed]
+    frames: tuple[PosedFrame, ...]
     delay_ms: float
     pose_ms: float
+
+    @property
+    def key(self) -> Arrival:
+        return self.choice.key.arrival
 
 
 class Frames:
@@ -59,9 +97,11 @@ class Frames:
     """
 
     def __init__(self, poses: PoseSource, options: WindowOptions, drop: Callable[[str, str], None]) -> None:
-        self._poses, self._window, self._drop = poses, FrameWindow(options), drop
+        self._poses, self._drop = poses, drop
+        self._window: FrameWindow[Placed] = FrameWindow(options)
         self._waiting: list[Arrival] = []
-        self._sources: dict[int, tuple[CameraInfo, str]] = {}
+        # Of frames that can be chosen again, by stamp.
+        self._converted: dict[int, PosedFrame] = {}
         self._lock = threading.Lock()
         self._epoch: int | None = None
         self._restarts = 0
@@ -84,15 +124,14 @@ class Frames:
             self._restarts += 1
             self._window.reset(cause)
             self._waiting.clear()
+            self._converted.clear()
 
-    def choose(
-        self, arrival: Arrival, posed: Callable[[Arrival, Float64Array], PosedFrame], cancelled: threading.Event
-    ) -> Chosen | None:
+    def choose(self, arrival: Arrival, looks: Looks, cancelled: threading.Event) -> Chosen | None:
         """The frames to ask about now that ``arrival`` is there; None while the next key frame waits for another.
 
         Of the images whose poses are there the newest is asked about: where poses come late, images do too, but none
-        waits longer for it. posed: makes a frame of an image and the vehicle's (4, 4) pose. Raises ``InputError`` where
-        an image has no pose or is none, ``Cancelled``.
+        waits longer for it. Images that turn out to be none are dropped, and the frames are chosen anew without them.
+        Raises ``InputError`` where ``arrival`` has no pose or its camera none, ``Cancelled``.
         """
         begin, restarts = time.monotonic(), self._restarts
         with self._lock:
@@ -100,16 +139,43 @@ class Frames:
         *earlier, (newest, located) = self._ready(arrival, restarts, cancelled)
         pose_ms = (time.monotonic() - begin) * 1e3
         for image, its_pose in earlier:
-            check(cancelled)
             try:
-                self._add(image, its_pose, posed, restarts, ask=False)
+                self._add(image, its_pose, looks, restarts, ask=False)
             except InputError as error:
                 self._lose(error)
-        choice = self._add(newest, located, posed, restarts, ask=True)
-        if choice is None:
-            return None
-        info, camera_frame = self._sources[choice.key.stamp_ns]
-        return Chosen(choice, info, camera_frame, (newest.stamp_ns - choice.key.stamp_ns) * 1e-6, pose_ms)
+        choice = self._add(newest, located, looks, restarts, ask=True)
+        while choice is not None:
+            frames, broken = self._convert((choice.key, *choice.neighbours), looks, restarts, cancelled)
+            if not broken:
+                return Chosen(choice, frames, (newest.stamp_ns - choice.key.stamp_ns) * 1e-6, pose_ms)
+            for placed, fault in broken:
+                if placed.arrival is newest:
+                    self._drop(fault.reason, str(fault))
+                else:
+                    self._lose(fault)
+            with self._lock:
+                self._check_restart(restarts)
+                choice = self._window.choose_again([placed for placed, _ in broken])
+        return None
+
+    def _convert(
+        self, chosen: tuple[Placed, ...], looks: Looks, restarts: int, cancelled: threading.Event
+    ) -> tuple[tuple[PosedFrame, ...], list[tuple[Placed, InputError]]]:
+        """The images of chosen frames, and the frames that have none, with the reason."""
+        frames, broken = [], []
+        for placed in chosen:
+            check(cancelled)
+            try:
+                frame = self._converted.get(placed.stamp_ns) or looks.convert(placed)
+            except InputError as error:
+                broken.append((placed, error))
+                continue
+            frames.append(frame)
+            with self._lock:
+                # After a restart another image may have this stamp.
+                self._check_restart(restarts)
+                self._converted[placed.stamp_ns] = frame
+        return tuple(frames), broken
 
     def answered(self, chosen: Chosen, frames_used: int) -> None:
         """Note what became of a question. frames_used: as the prediction says it."""
@@ -155,8 +221,7 @@ class Frames:
         waiting = self._take_waiting(arrival)
         ready: list[tuple[Arrival, Located]] = []
         while waiting:
-            if self._restarts != restarts:
-                raise InputError("restart", "image: of the time before a restart")
+            self._check_restart(restarts)
             image = waiting.pop(0)
             try:
                 located = self._poses.locate(image.stamp_ns, cancelled, 0.0 if ready else None)
@@ -209,30 +274,25 @@ class Frames:
             self._lost[error.reason] += 1
             self._lost_last = str(error)
 
-    def _add(
-        self,
-        arrival: Arrival,
-        located: Located,
-        posed: Callable[[Arrival, Float64Array], PosedFrame],
-        restarts: int,
-        ask: bool,
-    ) -> Choice | None:
+    def _add(self, arrival: Arrival, located: Located, looks: Looks, restarts: int, ask: bool) -> Choice[Placed] | None:
         try:
-            frame = posed(arrival, located.odom_from_base)
+            placed = looks.place(arrival, located.odom_from_base)
         except InputError:
             raise
         except ValueError as error:
             raise InputError("no pose", f"image: {error}") from error
         with self._lock:
-            if self._restarts != restarts:
-                raise InputError("restart", "image: of the time before a restart")
+            self._check_restart(restarts)
             if self._epoch not in (None, located.epoch):
                 self._window.reset("pose jump")
             self._epoch = located.epoch
-            choice = self._window.add(frame, ask)
-            self._sources[frame.stamp_ns] = (arrival.info, arrival.image.header.frame_id)
-            self._sources = {stamp: source for stamp, source in self._sources.items() if self._window.holds(stamp)}
+            choice = self._window.add(placed, ask)
+            self._converted = {stamp: one for stamp, one in self._converted.items() if self._window.holds(stamp)}
         return choice
+
+    def _check_restart(self, restarts: int) -> None:
+        if self._restarts != restarts:
+            raise InputError("restart", "image: of the time before a restart")
 
 
 def without_poses(name: str, wanted: int) -> DiagnosticStatus:

@@ -20,7 +20,7 @@ from kyn_ros import convert, diagnostics
 from kyn_ros.background import Background
 from kyn_ros.camera_info import Camera, camera_from_info, content
 from kyn_ros.convert import InputError
-from kyn_ros.frames import Arrival, Chosen, Frames, without_poses
+from kyn_ros.frames import Arrival, Chosen, Frames, Looks, Placed, without_poses
 from kyn_ros.fusion import Place
 from kyn_ros.mount import FixedMount, TfMount
 from kyn_ros.outputs import Outputs
@@ -154,19 +154,21 @@ class Perception:
         if self._frames is None:
             return _Question(Observation((self._frame(arrival, setup.camera),), setup.mount), setup, camera_frame)
 
-        def posed(other: Arrival, odom_from_base: Float64Array) -> PosedFrame:
+        def place(other: Arrival, odom_from_base: Float64Array) -> Placed:
             # Each frame has the camera of its own moment.
             same = content(other.info) == content(arrival.info)
             camera = setup.camera if same else camera_from_info(other.info, self._parameters.input_rectified)
-            return self._frame(other, camera, odom_from_base @ setup.mount)
+            return Placed(other, camera, odom_from_base @ setup.mount)
 
-        chosen = self._frames.choose(arrival, posed, cancelled)
+        def look(placed: Placed) -> PosedFrame:
+            return self._frame(placed.arrival, placed.camera, placed.world_from_camera)
+
+        chosen = self._frames.choose(arrival, Looks(place, look), cancelled)
         if chosen is None:
             return None
-        setup = self._setup(chosen.info, chosen.camera_frame, cancelled)
-        choice = chosen.choice
-        observation = Observation((choice.key, *choice.neighbours), setup.mount)
-        return _Question(observation, setup, chosen.camera_frame, chosen)
+        camera_frame = chosen.key.image.header.frame_id
+        setup = self._setup(chosen.key.info, camera_frame, cancelled)
+        return _Question(Observation(chosen.frames, setup.mount), setup, camera_frame, chosen)
 
     def _frame(self, arrival: Arrival, camera: Camera, world_from_camera: Float64Array | None = None) -> PosedFrame:
         to_rgb = convert.image_to_rgb if self._parameters.image_transport == "raw" else convert.compressed_to_rgb

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 
-from bench import CAMERA, MOUNT, image_of, info_of
+from bench import CAMERA, MOUNT, image_of, info_of, values_of
 from diagnostic_msgs.msg import DiagnosticStatus
 from posed_drive import MS
 from sensor_msgs.msg import Image
@@ -20,8 +20,9 @@ from sensor_msgs.msg import Image
 from kyn_models.frame_window import WindowOptions
 from kyn_models.types import Float64Array, PosedFrame
 from kyn_ros import convert
+from kyn_ros.camera_info import Camera
 from kyn_ros.convert import InputError
-from kyn_ros.frames import BACKLOG, Arrival, Frames
+from kyn_ros.frames import BACKLOG, Arrival, Frames, Looks, Placed
 from kyn_ros.mount import pose_from_numbers
 from kyn_ros.pose_buffer import Located, PoseBuffer, PoseLate
 
@@ -82,6 +83,27 @@ def test_images_that_had_no_time_for_an_answer_are_neighbours(drive) -> None:
     assert one.one.drops() == {"newer image": 3}
 
 
+def test_undecodable_images_are_dropped_and_the_frames_chosen_again(drive) -> None:
+    one = drive()
+    one.steps(0, 2)
+    one.answers(2)
+    one.model.hold.clear()
+    one.step(1200, 2.0)
+    for number, encoding in ((3, "rgb8"), (4, "32FC1"), (5, "rgb8")):
+        one.pose(1000 + 100 * number, number)
+        one.image(1000 + 100 * number, encoding=encoding)
+        one.one.ros.spin_for(0.1)
+    one.model.hold.set()
+    assert one.answers(4) == [1000, 1100, 1200, 1500]
+    assert one.questions()[-1] == (1500, 1300)
+    one.pose(1600, 6.0)
+    one.image(1600, encoding="32FC1")
+    status = one.one.wait_for_status("input", ERROR, "image: got encoding '32FC1', expected one of")
+    assert values_of(status)["dropped: encoding"] == "1"
+    one.step(1700, 7.0)
+    assert one.questions()[-1] == (1700, 1500, 1300)
+
+
 # -- without a node ----------------------------------------------------------------------------------------------------
 
 
@@ -108,25 +130,34 @@ class Asked:
 
     def __init__(self, poses: Poses) -> None:
         self.drops: list[str] = []
+        self.looked: list[int] = []
         self.frames = Frames(poses, WindowOptions(), lambda reason, sentence: self.drops.append(reason))
 
     def arrive(self, *stamps_ms: int) -> None:
         for stamp_ms in stamps_ms:
             self.frames.arrived(self.arrival(stamp_ms))
 
-    def choose(self, stamp_ms: int, broken: int = 0) -> list[int]:
-        """Stamps of key and neighbours; broken: the image that is none."""
+    def choose(self, stamp_ms: int, broken: int = 0, bad_info: int = 0) -> list[int]:
+        """Stamps of key and neighbours. broken: the image that is none; bad_info: the CameraInfo that is none."""
 
-        def posed(arrival: Arrival, pose: Float64Array) -> PosedFrame:
-            if arrival.stamp_ns == broken * MS:
+        def place(arrival: Arrival, pose: Float64Array) -> Placed:
+            if arrival.stamp_ns == bad_info * MS:
                 raise InputError("camera_info", "camera_info: broken")
-            image = np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8)
-            return PosedFrame(image, CAMERA, arrival.stamp_ns, pose)
+            return Placed(arrival, Camera(CAMERA, (CAMERA.width, CAMERA.height)), pose)
 
-        chosen = self.frames.choose(self.arrival(stamp_ms), posed, threading.Event())
-        frames = (chosen.choice.key, *chosen.choice.neighbours)
-        self.frames.answered(chosen, len(frames))
-        return [frame.stamp_ns // MS for frame in frames]
+        def look(placed: Placed) -> PosedFrame:
+            self.looked.append(placed.stamp_ns // MS)
+            if placed.stamp_ns == broken * MS:
+                raise InputError("image data", "image: broken")
+            image = np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8)
+            return PosedFrame(image, CAMERA, placed.stamp_ns, placed.world_from_camera)
+
+        chosen = self.frames.choose(self.arrival(stamp_ms), Looks(place, look), threading.Event())
+        if chosen is None:
+            return []
+        self.frames.answered(chosen, len(chosen.frames))
+        assert chosen.key.stamp_ns == chosen.frames[0].stamp_ns
+        return [frame.stamp_ns // MS for frame in chosen.frames]
 
     @staticmethod
     def arrival(stamp_ms: int) -> Arrival:
@@ -161,7 +192,7 @@ def test_an_image_that_cannot_become_a_neighbour_is_counted_and_named() -> None:
     one = Asked(Poses(10.0, *range(1000, 2000, 100)))
     assert one.choose(1000) == [1000]
     one.arrive(1100, 1200, 1300)
-    assert one.choose(1300, broken=1200) == [1300, 1100, 1000] and not one.drops
+    assert one.choose(1300, bad_info=1200) == [1300, 1100, 1000] and not one.drops
     status = one.frames.status("frames")
     assert status.level == WARN
     assert status.message == "an image could not become a neighbour: camera_info: broken"
@@ -169,6 +200,28 @@ def test_an_image_that_cannot_become_a_neighbour_is_counted_and_named() -> None:
     one.arrive(1400)
     one.choose(1400)
     assert "could not become" not in one.frames.status("frames").message
+
+
+def test_only_chosen_images_are_looked_at_and_each_once() -> None:
+    one = Asked(Poses(3.0, *range(1000, 11_000, 100)))
+    for stamp_ms in range(1000, 4000, 100):
+        one.arrive(stamp_ms)
+        if stamp_ms % 500 == 0:
+            before = len(one.looked)
+            frames = one.choose(stamp_ms)
+            assert sorted(one.looked[before:]) == sorted(set(frames) - set(one.looked[:before]))
+    assert len(one.looked) == len(set(one.looked)) <= 3 * 6
+
+
+def test_a_chosen_image_that_is_none_is_dropped_and_the_frames_chosen_again() -> None:
+    one = Asked(Poses(10.0, *range(1000, 2000, 100)))
+    one.arrive(1000, 1100, 1200)
+    assert one.choose(1300, broken=1200) == [1300, 1100] and one.looked == [1300, 1200, 1100]
+    assert "could not become a neighbour: image: broken" in one.frames.status("frames").message
+    assert one.choose(1400) == [1400, 1300, 1100]
+    # The newest one: the frames before were answered, or had their turn.
+    assert one.choose(1500, broken=1500) == [] and one.drops == ["image data"]
+    assert one.choose(1600) == [1600, 1400, 1300]
 
 
 def test_images_of_the_time_before_a_restart_are_not_waited_for() -> None:
