@@ -11,18 +11,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from kyn_models.frame_window import Choice, FrameWindow, WindowOptions
-from kyn_models.types import Float64Array, Intrinsics, PosedFrame, check_pose
-from kyn_ros import convert
-from kyn_ros.camera_info import Camera
+from kyn_models.types import PosedFrame
+from kyn_ros.arrival import Arrival, Chosen, Looks, Placed
 from kyn_ros.convert import InputError
 from kyn_ros.diagnostics import OK, WARN, make_status
+from kyn_ros.fates import NEIGHBOUR_ONLY, NEWER_IMAGE, RESTART, Fate, Fates
 from kyn_ros.pose_buffer import Located, PoseLate
 from kyn_ros.poses import PoseSource
 from kyn_ros.worker import check
@@ -31,73 +28,17 @@ BACKLOG = 8
 """Images that may wait to become neighbours; of more, those are let go whose neighbours are nearest in time."""
 
 
-class Arrival(NamedTuple):
-    """An image, the CameraInfo of the same moment, and when they were complete (steady clock, seconds)."""
-
-    image: Image | CompressedImage
-    info: CameraInfo
-    complete_s: float
-
-    @property
-    def stamp_ns(self) -> int:
-        return convert.stamp_ns(self.image.header.stamp)
-
-
-@dataclass(frozen=True)
-class Placed:
-    """An image that nobody has looked at yet: its camera, and the (4, 4) pose of that in the fixed frame.
-
-    Raises ``ValueError`` for a pose that is none.
-    """
-
-    arrival: Arrival
-    camera: Camera
-    world_from_camera: Float64Array
-
-    def __post_init__(self) -> None:
-        check_pose("world_from_camera", self.world_from_camera)
-
-    @property
-    def stamp_ns(self) -> int:
-        return self.arrival.stamp_ns
-
-    @property
-    def intrinsics(self) -> Intrinsics:
-        return self.camera.intrinsics
-
-
-class Looks(NamedTuple):
-    """How images become frames; both raise ``InputError``.
-
-    place: the camera of an image, and its pose from the (4, 4) pose of the vehicle. convert: its pixels.
-    """
-
-    place: Callable[[Arrival, Float64Array], Placed]
-    convert: Callable[[Placed], PosedFrame]
-
-
-class Chosen(NamedTuple):
-    """choice: the frames, frames: the same with their images, the key frame first. delay_ms: from its stamp to that of
-    the newest image; pose_ms: how long that one waited for its pose."""
-
-    choice: Choice[Placed]
-    frames: tuple[PosedFrame, ...]
-    delay_ms: float
-    pose_ms: float
-
-    @property
-    def key(self) -> Arrival:
-        return self.choice.key.arrival
-
-
 class Frames:
     """The window of one camera's images, and what became of them.
 
-    drop: called with reason and sentence for an image that is given up when an older one is answered in its place.
+    drop: called with reason and sentence, once for each image that left without an answer. Until then an image is
+    waiting: it may still be answered, or be a neighbour.
     """
 
     def __init__(self, poses: PoseSource, options: WindowOptions, drop: Callable[[str, str], None]) -> None:
-        self._poses, self._drop = poses, drop
+        self._poses, self._fates = poses, Fates(drop)
+        # Stamp of the image that the inference thread is at.
+        self._asked_ns: int | None = None
         self._window: FrameWindow[Placed] = FrameWindow(options)
         self._waiting: list[Arrival] = []
         # Of frames that can be chosen again, by stamp.
@@ -112,19 +53,45 @@ class Frames:
         self._lost: Counter[str] = Counter()
         self._lost_last = ""
 
+    def __len__(self) -> int:
+        """Images that are neither answered nor dropped."""
+        with self._lock:
+            return len(self._fates)
+
     def arrived(self, arrival: Arrival) -> None:
         """An image that can become a neighbour, whether or not there will be time to answer it."""
         with self._lock:
+            self._fates.arrived(arrival.stamp_ns)
             self._waiting.append(arrival)
             self._thin()
 
-    def restart(self, cause: str) -> None:
-        """Forget the history; ``cause`` is counted and named."""
+    def passed_over(self, arrival: Arrival, fate: Fate) -> None:
+        """An image that ``choose`` is not asked about. fate: what is said where it is of no other use."""
+        with self._lock:
+            self._fates.note(arrival.stamp_ns, fate)
+
+    def restart(self, cause: str, fate: Fate = RESTART) -> None:
+        """Forget the history; ``cause`` is counted and named. fate: of the images that wait."""
         with self._lock:
             self._restarts += 1
             self._window.reset(cause)
             self._waiting.clear()
             self._converted.clear()
+            self._fates.leave(lambda stamp_ns: stamp_ns == self._asked_ns, fate)
+
+    def begin(self, arrival: Arrival) -> bool:
+        """The inference thread turns to an image; False if that was given up meanwhile."""
+        with self._lock:
+            self._asked_ns = arrival.stamp_ns if arrival.stamp_ns in self._fates else None
+            return self._asked_ns is not None
+
+    def given_up(self, fate: Fate) -> None:
+        """What the inference thread is at is not answered."""
+        with self._lock:
+            if self._asked_ns is not None:
+                self._fates.drop(self._asked_ns, fate)
+            self._asked_ns = None
+            self._leave()
 
     def choose(self, arrival: Arrival, looks: Looks, cancelled: threading.Event) -> Chosen | None:
         """The frames to ask about now that ``arrival`` is there; None while the next key frame waits for another.
@@ -138,24 +105,27 @@ class Frames:
             self._lost_last = ""
         *earlier, (newest, located) = self._ready(arrival, restarts, cancelled)
         pose_ms = (time.monotonic() - begin) * 1e3
+        with self._lock:
+            self._asked_ns = newest.stamp_ns
         for image, its_pose in earlier:
             try:
                 self._add(image, its_pose, looks, restarts, ask=False)
             except InputError as error:
-                self._lose(error)
+                self._lose(image, error)
         choice = self._add(newest, located, looks, restarts, ask=True)
         while choice is not None:
             frames, broken = self._convert((choice.key, *choice.neighbours), looks, restarts, cancelled)
-            if not broken:
-                return Chosen(choice, frames, (newest.stamp_ns - choice.key.stamp_ns) * 1e-6, pose_ms)
             for placed, fault in broken:
-                if placed.arrival is newest:
-                    self._drop(fault.reason, str(fault))
-                else:
-                    self._lose(fault)
+                self._lose(placed.arrival, fault)
             with self._lock:
                 self._check_restart(restarts)
-                choice = self._window.choose_again([placed for placed, _ in broken])
+                self._asked_ns = choice.key.stamp_ns
+                if not broken and self._asked_ns in self._fates:
+                    return Chosen(choice, frames, (newest.stamp_ns - choice.key.stamp_ns) * 1e-6, pose_ms)
+                choice = self._window.choose_again([placed for placed, _ in broken]) if broken else None
+        with self._lock:
+            self._asked_ns = None
+            self._leave()
         return None
 
     def _convert(
@@ -181,6 +151,11 @@ class Frames:
         """Note what became of a question. frames_used: as the prediction says it."""
         neighbours = chosen.choice.neighbours
         with self._lock:
+            self._fates.answered(chosen.key.stamp_ns)
+            for neighbour in neighbours[: frames_used - 1]:
+                self._fates.note(neighbour.stamp_ns, NEIGHBOUR_ONLY)
+            self._asked_ns = None
+            self._leave()
             self._last = chosen
             self._used[frames_used - 1] += 1
             self._alone.update([chosen.choice.cause] * bool(chosen.choice.cause))
@@ -227,17 +202,15 @@ class Frames:
                 located = self._poses.locate(image.stamp_ns, cancelled, 0.0 if ready else None)
             except PoseLate:
                 # Poses come in the order of stamps: the later images have none either.
+                self._asked_ns = image.stamp_ns
                 self._wait_on([image, *waiting] if ready else waiting, restarts)
                 if ready:
                     break
                 raise
             except InputError as error:
-                if waiting:
-                    self._lose(error)
-                elif ready:
-                    self._drop(error.reason, str(error))
-                else:
+                if not waiting and not ready:
                     raise
+                self._lose(image, error)
             else:
                 ready.append((image, located))
         return ready
@@ -259,18 +232,31 @@ class Frames:
                 self._thin()
 
     def _thin(self) -> None:
-        """Keep the waiting images few, and spread over the time in which they can still be neighbours."""
+        """Keep the waiting images few, and spread over the time in which they can still be neighbours.
+
+        Those whose turn is still to come are let go last.
+        """
         options = self._window.options
         too_old_ns = round((options.max_age_s + options.max_delay_s) * 1e9)
         while len(self._waiting) > BACKLOG:
             stamps = [one.stamp_ns for one in self._waiting]
-            around = [after - before for before, after in zip(stamps, stamps[2:], strict=False)]
-            too_old = stamps[-1] - stamps[0] > too_old_ns
-            del self._waiting[0 if too_old else 1 + around.index(min(around))]
+            inner = range(1, len(stamps) - 1)
+            if stamps[-1] - stamps[0] > too_old_ns:
+                inner = range(1)
+            going = [number for number in inner if self._fates.noted(stamps[number])] or inner
+            gone = min(going, key=lambda number: stamps[number + 1] - stamps[max(0, number - 1)])
+            del self._waiting[gone]
+            self._fates.let_go(stamps[gone], NEWER_IMAGE)
 
-    def _lose(self, error: InputError) -> None:
-        """Note a waiting image that cannot become a neighbour; as one to be answered it had its turn."""
+    def _leave(self) -> None:
+        """Count the images that can be neither answered nor neighbours from now on."""
+        held = {self._asked_ns, *(one.stamp_ns for one in self._waiting)}
+        self._fates.leave(lambda stamp_ns: stamp_ns in held or self._window.holds(stamp_ns), NEWER_IMAGE)
+
+    def _lose(self, image: Arrival, error: InputError) -> None:
+        """Drop an image that cannot become a neighbour, and say so."""
         with self._lock:
+            self._fates.drop(image.stamp_ns, Fate(error.reason, str(error)))
             self._lost[error.reason] += 1
             self._lost_last = str(error)
 

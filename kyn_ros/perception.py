@@ -17,10 +17,12 @@ from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.predictors import AnyPredictor, make_predictor
 from kyn_models.types import Float64Array, Observation, PosedFrame, UInt8Array
 from kyn_ros import convert, diagnostics
+from kyn_ros.arrival import Arrival, Chosen, Looks, Placed
 from kyn_ros.background import Background
 from kyn_ros.camera_info import Camera, camera_from_info, content
 from kyn_ros.convert import InputError
-from kyn_ros.frames import Arrival, Chosen, Frames, Looks, Placed, without_poses
+from kyn_ros.fates import RESTART, Fate
+from kyn_ros.frames import Frames, without_poses
 from kyn_ros.fusion import Place
 from kyn_ros.mount import FixedMount, TfMount
 from kyn_ros.outputs import Outputs
@@ -56,7 +58,7 @@ class Perception:
     poses: for models of several frames, which answer from one image without them, and for the fused grid; an image
     without a pose is dropped.
     mask: (H, W) uint8 in arriving images, non-zero where the vehicle itself is seen. name: the node's. drop: called
-    with reason and sentence for an image that is given up beside the one that ``process`` answers.
+    with reason and sentence, once for each image that arrived and is not answered.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class Perception:
         drop: Callable[[str, str], None],
     ) -> None:
         self.outputs = outputs
-        self._poses = poses
+        self._poses, self._drop = poses, drop
         self._mount_status: DiagnosticStatus | None = None
         # The newest grid first, and the one before it: what answers while the newest is being built.
         self._predictors: tuple[AnyPredictor, ...] = (predictor,)
@@ -103,10 +105,24 @@ class Perception:
         if self._frames is not None:
             self._frames.arrived(arrival)
 
-    def restart(self, cause: str) -> None:
-        """Forget the images before; ``cause`` is counted."""
+    def passed_over(self, arrival: Arrival, fate: Fate) -> None:
+        """An image that ``process`` is not asked about. It is dropped, unless it can still be of use to others."""
+        if self._frames is None:
+            self._drop(*fate)
+        else:
+            self._frames.passed_over(arrival, fate)
+
+    def given_up(self, fate: Fate) -> None:
+        """What ``process`` raised: the image it was at is dropped."""
+        if self._frames is None:
+            self._drop(*fate)
+        else:
+            self._frames.given_up(fate)
+
+    def restart(self, cause: str, fate: Fate = RESTART) -> None:
+        """Forget the images before; ``cause`` is counted. fate: of those that wait."""
         if self._frames is not None:
-            self._frames.restart(cause)
+            self._frames.restart(cause, fate)
 
     def statuses(self) -> list[DiagnosticStatus]:
         """The mount, once it is known, and for models of several frames which ones they are asked about."""
@@ -119,10 +135,13 @@ class Perception:
     def process(self, arrival: Arrival, cancelled: threading.Event) -> dict[str, float] | None:
         """One image in, messages out. Returns milliseconds by stage; None where nothing is answered yet.
 
-        Of several frames the messages belong to the key frame, and carry its stamp.
+        Of several frames the messages belong to the key frame, and carry its stamp. What it raises is to be told to
+        ``given_up``.
         Raises ``InputError``, and ``Cancelled`` where ``cancelled`` is set: nothing is published from then on.
         """
         begin = time.monotonic()
+        if self._frames is not None and not self._frames.begin(arrival):
+            return None
         question = self._question(arrival, cancelled)
         if question is None:
             return None

@@ -24,8 +24,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
 from kyn_ros import convert, diagnostics, lifecycle
+from kyn_ros.arrival import Arrival
 from kyn_ros.convert import InputError
-from kyn_ros.frames import Arrival
+from kyn_ros.fates import DEACTIVATED, NEWER_IMAGE, RESTART, Fate
 from kyn_ros.intake import Intake
 from kyn_ros.mount import FixedMount, TfMount, make_mount
 from kyn_ros.outputs import Outputs
@@ -104,8 +105,6 @@ class PerceptionNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         parameters, qos = self._settings, self._settings.qos
         self._intake = Intake(parameters, self._drop, self._restart)
-        if self._perception is not None:
-            self._perception.restart("deactivation")
         self._worker = Worker(self._answer)
         self._frames.started()
         raw = parameters.image_transport == "raw"
@@ -160,9 +159,19 @@ class PerceptionNode(LifecycleNode):
             return
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
+        self._forget_images(DEACTIVATED)
         if not self._worker.stop(END_WITHIN_S):
             self._left.append(self._worker.thread)
+        if self._perception is not None:
+            self._perception.restart("deactivation", DEACTIVATED)
         self._worker = None
+
+    def _forget_images(self, fate: Fate) -> None:
+        """Drop those that wait for their CameraInfo, or for the inference thread."""
+        for _ in range(self._intake.drop_images()):
+            self._drop(*fate)
+        if self._worker is not None and self._perception is not None and (arrival := self._worker.clear()) is not None:
+            self._perception.passed_over(arrival, fate)
 
     def _release_all(self) -> None:
         self._release_inputs()
@@ -213,25 +222,29 @@ class PerceptionNode(LifecycleNode):
         arrival = Arrival(*pair, time.monotonic())
         # Not every image is answered, but each may be a neighbour.
         self._perception.arrived(arrival)
-        if not self._intake.too_soon(arrival.stamp_ns) and self._worker.put(arrival):
-            self._drop("newer image", "image: a newer one arrived before its turn")
+        if self._intake.too_soon(arrival.stamp_ns):
+            self._perception.passed_over(arrival, Fate("max_rate_hz", "image: above max_rate_hz"))
+        elif (replaced := self._worker.put(arrival)) is not None:
+            self._perception.passed_over(replaced, NEWER_IMAGE)
 
     def _answer(self, arrival: Arrival, cancelled: threading.Event) -> None:
         """One image, in the inference thread."""
-        assert self._perception is not None
+        perception = self._perception
+        assert perception is not None
         try:
-            stages_ms = self._perception.process(arrival, cancelled)
+            stages_ms = perception.process(arrival, cancelled)
             if stages_ms is not None:
                 self._frames.answered(stages_ms)
         except Cancelled:
-            self._drop("deactivated", "image: the node was deactivated before its answer")
+            perception.given_up(DEACTIVATED)
         except InputError as error:
-            self._drop(error.reason, str(error))
+            perception.given_up(Fate(error.reason, str(error)))
         except Exception as error:  # whatever a runtime raises, the next image gets its chance
             if cancelled.is_set():
-                return  # given up: the publishers may be gone
+                perception.given_up(DEACTIVATED)  # the publishers may be gone
+                return
             self.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
-            self._drop("inference", f"inference failed: {error}")
+            perception.given_up(Fate("inference", f"inference failed: {error}"))
 
     def _drop(self, reason: str, sentence: str) -> None:
         if self._frames.dropped(reason, sentence):
@@ -240,13 +253,11 @@ class PerceptionNode(LifecycleNode):
     def _restart(self, sentence: str, cause: str, jump_ns: int = 0) -> None:
         """Forget the images before. jump_ns: how far their stamps jumped."""
         self._frames.restarted()
+        self._forget_images(RESTART)
         if self._perception is not None:
             self._perception.restart(cause)
         if self._poses is not None and jump_ns:
             self._poses.images_restarted(back=jump_ns < 0)
-        in_mailbox = self._worker is not None and self._worker.clear()
-        for _ in range(self._intake.drop_images() + in_mailbox):
-            self._drop("restart", "image: of the time before a restart")
         self.get_logger().warning(f"{sentence}, starting afresh", throttle_duration_sec=5.0)
 
     # -- services, parameters, diagnostics -----------------------------------------------------------------------------
