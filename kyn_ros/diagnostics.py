@@ -36,8 +36,8 @@ FAST_DDS_ADVICE = (
 
 NO_FAULT = frozenset({"newer image", "neighbour only", "max_rate_hz", "restart", "deactivated", "preparing"})
 """Reasons for a dropped image that are not a fault of the input."""
-LASTING = frozenset({"other camera"})
-"""Faults beside which other images are answered: they are named for some seconds."""
+LASTING = frozenset({"other camera", "other publisher"})
+"""Faults beside which other images are answered: a warning, named for some seconds."""
 
 
 @dataclass
@@ -109,7 +109,9 @@ class FrameLog:
             if reason in NO_FAULT:
                 return False
             if reason in LASTING:
+                new = self._lasting is None or self._lasting[0] != sentence
                 self._lasting = (sentence, self._clock())
+                return new
             new, self._fault = sentence != self._fault, sentence
             return new
 

@@ -33,6 +33,7 @@ from kyn_ros.outputs import Outputs
 from kyn_ros.params import PerceptionParameters, check_change, declare, read
 from kyn_ros.perception import Perception, load_predictor, read_mask
 from kyn_ros.poses import PoseSource, make_pose_source
+from kyn_ros.publishers import Publishers, Source, with_source
 from kyn_ros.worker import Cancelled, Worker, wait_for
 
 END_WITHIN_S = 3.0
@@ -110,10 +111,13 @@ class PerceptionNode(LifecycleNode):
         raw = parameters.image_transport == "raw"
         image_type, topic = (Image, "image") if raw else (CompressedImage, "image/compressed")
         self._inputs = [
-            self.create_subscription(CameraInfo, "camera_info", self._on_info, qos.camera_info.profile(10)),
-            self.create_subscription(image_type, topic, self._on_image, qos.image.profile()),
+            self.create_subscription(
+                CameraInfo, "camera_info", with_source(self._on_info), qos.camera_info.profile(10)
+            ),
+            self.create_subscription(image_type, topic, with_source(self._on_image), qos.image.profile()),
         ]
-        self._image_topic, self._several_cameras = self._inputs[1].topic_name, False
+        info_topic, self._image_topic = (subscription.topic_name for subscription in self._inputs)
+        self._sources = Publishers(self, self._image_topic, info_topic)
         self._activity = "active"
         self.get_logger().info(f"active, waiting for images on {self._image_topic}")
         return super().on_activate(state)
@@ -198,22 +202,24 @@ class PerceptionNode(LifecycleNode):
 
     # -- messages in ---------------------------------------------------------------------------------------------------
 
-    def _on_image(self, message: Image | CompressedImage) -> None:
+    def _on_image(self, message: Image | CompressedImage, source: Source) -> None:
         stamp = convert.stamp_ns(message.header.stamp)
         self._frames.image_arrived((self.get_clock().now().nanoseconds - stamp) * 1e-9)
-        # Two cameras may name the same frame_id: what tells them apart then are their publishers.
-        second = diagnostics.second_publisher(self, self._image_topic, "image")
-        if second and not self._several_cameras:
-            self._restart(second, "two image publishers")
-        self._several_cameras = bool(second)
-        if second:
-            self._drop("two image publishers", f"{second}; give each camera a node of its own, in a namespace")
+        verdict = self._sources.image(source)
+        if verdict.restart:
+            self._restart(verdict.restart, "change of publisher")
+            self._intake.forget()
+            for info in self._sources.latest_infos():
+                self._intake.info(info)
+        if verdict.reason:
+            self._drop(verdict.reason, verdict.sentence)
         else:
             self._take(self._intake.image(message))
 
-    def _on_info(self, message: CameraInfo) -> None:
+    def _on_info(self, message: CameraInfo, source: Source) -> None:
         self._frames.info_arrived()
-        self._take(self._intake.info(message))
+        if self._sources.info(message, source):
+            self._take(self._intake.info(message))
 
     def _take(self, pair: tuple[Any, CameraInfo] | None) -> None:
         """Hand a complete pair to the inference thread, which works on the newest one only."""

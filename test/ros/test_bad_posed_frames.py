@@ -14,7 +14,6 @@ from bench import CAMERA, FRAME, SECOND, values_of
 from diagnostic_msgs.msg import DiagnosticStatus
 from nav_msgs.msg import Odometry
 from posed_drive import MS
-from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -198,24 +197,6 @@ def test_the_focal_length_of_a_second_camera_is_never_used(drive) -> None:
         one.step(1000 + 100 * number, number)
     assert one.answers(4) == [1000, 1100, 1200, 1300] and one.questions()[-1] == (1300, 1200, 1100)
     assert {frame.intrinsics for asked in one.model.asked for frame in asked.frames} == {CAMERA}
-
-
-def test_a_second_image_publisher_is_named_and_no_image_taken(drive) -> None:
-    one = drive()
-    one.steps(0, 2)
-    other = one.one.ros.node("second_camera")
-    second = other.create_publisher(Image, "image", 5)
-    assert one.one.ros.spin_until(lambda: one.one.node.count_publishers("/image") == 2)
-    one.pose(1200, 2.0)
-    one.image(1200)
-    sentence = "image: got 2 publishers on /image (/peer, /second_camera), expected one; give each camera a node"
-    one.one.wait_for_status("input", ERROR, sentence)
-    assert one.answers(2) == [1000, 1100] and one.one.drops() == {"two image publishers": 1}
-    other.destroy_publisher(second)
-    assert one.one.ros.spin_until(lambda: one.one.node.count_publishers("/image") == 1)
-    one.step(1300, 3.0)
-    # Whose images those before were is not known.
-    assert one.answers(3)[-1] == 1300 and one.questions()[-1] == (1300,)
 
 
 def test_another_camera_takes_over_and_starts_afresh(drive) -> None:
