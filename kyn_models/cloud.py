@@ -120,7 +120,7 @@ def _questions(
     drive: Drive, frames: Sequence[int], several: bool, every: int, damaged: Callable[[Exception], None] | None
 ) -> Iterator[tuple[int, PosedFrame, tuple[PosedFrame, ...]]]:
     """Every N-th key frame, its number first, with its neighbours."""
-    window = FrameWindow(WindowOptions(neighbours="centred"))
+    window: FrameWindow[PosedFrame] = FrameWindow(WindowOptions(neighbours="centred"))
     keys, numbers = 0, {}
     for frame in frames if several else frames[::every]:
         try:

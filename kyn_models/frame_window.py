@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
 from kyn_models.motion_limits import MAX_TURN_RAD_S, SLACK_M, SLACK_RAD
 from kyn_models.stamp_order import StampOrder
-from kyn_models.types import Intrinsics, PosedFrame
+from kyn_models.types import Float64Array, Intrinsics
 
 Neighbours = Literal["centred", "past"]
 Cause = Literal["", "first frame", "too little baseline", "too far apart", "turned too far"]
@@ -30,6 +30,25 @@ PARTS_OF_SPACING = 4
 """Frames are kept at a quarter of the spacing, which bounds their number and chooses well enough."""
 KEPT_FRAMES = 16
 STANDING_M = 0.05
+
+
+class Posed(Protocol):
+    """What frames are chosen by; their images need not be known yet (``PosedFrame`` has one).
+
+    stamp_ns: nanoseconds. world_from_camera: (4, 4) float64, None where unknown.
+    """
+
+    @property
+    def stamp_ns(self) -> int: ...
+
+    @property
+    def intrinsics(self) -> Intrinsics: ...
+
+    @property
+    def world_from_camera(self) -> Float64Array | None: ...
+
+
+F = TypeVar("F", bound=Posed)
 
 
 @dataclass(frozen=True)
@@ -63,14 +82,15 @@ class WindowOptions:
             )
 
 
-class Choice(NamedTuple):
+@dataclass(frozen=True)
+class Choice(Generic[F]):
     """The frames of one question.
 
     neighbours: none to two. cause, reason: why there are none, in two words and in a sentence; empty if there are some.
     """
 
-    key: PosedFrame
-    neighbours: tuple[PosedFrame, ...]
+    key: F
+    neighbours: tuple[F, ...]
     reason: str = ""
     cause: Cause = ""
 
@@ -80,7 +100,7 @@ class Choice(NamedTuple):
         return max((distance_m(self.key, frame) for frame in self.neighbours), default=0.0)
 
 
-class FrameWindow:
+class FrameWindow(Generic[F]):
     """The frames of the last metres, in the order of their stamps.
 
     resets: how often the history was forgotten, by cause. ignored: frames that were not taken, by cause.
@@ -90,9 +110,14 @@ class FrameWindow:
         self.options = options
         self.resets: Counter[str] = Counter()
         self.ignored: Counter[str] = Counter()
+        self._kept: list[F] = []
+        self._newest: F | None = None
+        self._newest_usable = True
+        self._answered_ns: int | None = None
+        self._answered_before_ns: int | None = None
         self._forget("")
 
-    def add(self, frame: PosedFrame, ask: bool = True) -> Choice | None:
+    def add(self, frame: F, ask: bool = True) -> Choice[F] | None:
         """Take the next frame, and choose the key frame that can be answered now and its neighbours.
 
         Every key frame is chosen once, in the order of stamps; None while the next one still waits for the frame after
@@ -114,6 +139,17 @@ class FrameWindow:
         self._take(frame)
         return self._choose() if ask else None
 
+    def choose_again(self, broken: Collection[F]) -> Choice[F] | None:
+        """The last choice anew, without frames that turned out to be of no use; None where nothing is to be answered.
+
+        They are never chosen again. Where the vehicle was then still tells a jump of the poses.
+        """
+        stamps = {frame.stamp_ns for frame in broken}
+        self._kept = [kept for kept in self._kept if kept.stamp_ns not in stamps]
+        self._newest_usable &= self._newest is not None and self._newest.stamp_ns not in stamps
+        self._answered_ns = self._answered_before_ns
+        return self._choose()
+
     def reset(self, cause: str = "reset") -> None:
         """Forget all frames; ``cause`` is counted and named with the next frame, unless there were none."""
         if self._newest is not None:
@@ -122,20 +158,24 @@ class FrameWindow:
 
     def holds(self, stamp_ns: int) -> bool:
         """True while the frame with this stamp can still be chosen."""
-        return any(frame.stamp_ns == stamp_ns for frame in (*self._kept, self._newest) if frame is not None)
+        return any(frame.stamp_ns == stamp_ns for frame in self._usable())
 
     def __len__(self) -> int:
-        return len(self._kept) + (self._newest is not None)
+        return len(self._usable())
+
+    def _usable(self) -> list[F]:
+        """All that can be chosen, oldest first."""
+        newest = [] if self._newest is None or not self._newest_usable else [self._newest]
+        return [*self._kept, *newest]
 
     def _forget(self, cause: str) -> None:
         self._after = cause
         self._order = StampOrder()
-        self._kept: list[PosedFrame] = []
-        self._newest: PosedFrame | None = None
+        self._kept, self._newest, self._newest_usable = [], None, True
         self._velocity: np.ndarray | None = None
-        self._answered_ns: int | None = None
+        self._answered_ns = self._answered_before_ns = None
 
-    def _break(self, frame: PosedFrame) -> str:
+    def _break(self, frame: F) -> str:
         """Why a frame does not belong to the ones before it; empty if it does."""
         before = self._newest
         if before is None:
@@ -157,52 +197,55 @@ class FrameWindow:
                 return "pose jump"
         return ""
 
-    def _take(self, frame: PosedFrame) -> None:
+    def _take(self, frame: F) -> None:
         before, grain_m = self._newest, self.options.spacing_m / PARTS_OF_SPACING
-        self._newest = frame
+        keep, self._newest, self._newest_usable = self._newest_usable, frame, True
         if before is None:
             return
         self._velocity = (_position(frame) - _position(before)) / ((frame.stamp_ns - before.stamp_ns) * 1e-9)
         oldest_ns = frame.stamp_ns - round((self.options.max_age_s + self.options.max_delay_s) * 1e9)
         self._kept = [kept for kept in self._kept if kept.stamp_ns >= oldest_ns]
-        if not self._kept or distance_m(self._kept[-1], before) >= grain_m:
+        if keep and (not self._kept or distance_m(self._kept[-1], before) >= grain_m):
             self._kept.append(before)
         chain = tuple(self._chain())
         oldest_ns = chain[-1].stamp_ns if len(chain) == 3 else oldest_ns
         self._kept = [kept for kept in self._kept if kept.stamp_ns >= oldest_ns][-KEPT_FRAMES:]
 
-    def _chain(self) -> Iterator[PosedFrame]:
+    def _chain(self) -> Iterator[F]:
         """The newest frame, the newest one a spacing from it, and the newest one a spacing from that."""
-        assert self._newest is not None
-        last, count = self._newest, 1
-        yield last
-        for frame in reversed(self._kept):
-            if count < 3 and distance_m(frame, last) >= self.options.spacing_m:
+        last: F | None = None
+        count = 0
+        for frame in reversed(self._usable()):
+            if count < 3 and (last is None or distance_m(frame, last) >= self.options.spacing_m):
                 last, count = frame, count + 1
-                yield last
+                yield frame
 
-    def _choose(self) -> Choice | None:
-        newest, *chain = self._chain()
+    def _choose(self) -> Choice[F] | None:
+        chain = list(self._chain())
+        if not chain:
+            return None
+        newest, *chain = chain
         reason, cause = self._why_not(newest, chain)
         if not cause and self.options.neighbours == "centred":
             key, others = chain[0], [*chain[1:], newest]
-            if self._answered_ns is not None and key.stamp_ns <= self._answered_ns:
-                return None
         else:
             key, others = newest, chain if not cause else []
-        self._answered_ns = key.stamp_ns
+        if self._answered_ns is not None and key.stamp_ns <= self._answered_ns:
+            return None
+        self._answered_before_ns, self._answered_ns = self._answered_ns, key.stamp_ns
         return Choice(key, tuple(frame for frame in others if not self._unfit(key, frame)[1]), reason, cause)
 
-    def _why_not(self, newest: PosedFrame, chain: list[PosedFrame]) -> tuple[str, Cause]:
+    def _why_not(self, newest: F, chain: list[F]) -> tuple[str, Cause]:
         """Sentence and cause if the newest frame has nothing to be compared with."""
-        if not self._kept:
+        before = [frame for frame in self._kept if frame.stamp_ns != newest.stamp_ns]
+        if not before:
             return f"the first frame{f' after a {self._after}' if self._after else ''}", "first frame"
         options, limit_s = self.options, self.options.max_age_s
         if options.neighbours == "centred":
             limit_s = min(options.max_delay_s, options.max_age_s)
         since_ns = newest.stamp_ns - round(limit_s * 1e9)
         if not chain or chain[0].stamp_ns < since_ns:
-            recent = [frame for frame in self._kept if frame.stamp_ns >= since_ns]
+            recent = [frame for frame in before if frame.stamp_ns >= since_ns]
             moved_m = max((distance_m(frame, newest) for frame in recent), default=0.0)
             standing = "standing still: " if moved_m < STANDING_M else ""
             return (
@@ -211,7 +254,7 @@ class FrameWindow:
             )
         return self._unfit(newest, chain[0])
 
-    def _unfit(self, key: PosedFrame, neighbour: PosedFrame) -> tuple[str, Cause]:
+    def _unfit(self, key: F, neighbour: F) -> tuple[str, Cause]:
         """Sentence and cause if two frames are too far from each other to be compared."""
         options, away_m = self.options, distance_m(key, neighbour)
         if away_m > options.max_baseline_m:
@@ -235,19 +278,19 @@ class FrameWindow:
         return "", ""
 
 
-def distance_m(a: PosedFrame, b: PosedFrame) -> float:
+def distance_m(a: Posed, b: Posed) -> float:
     """Metres between the cameras of two posed frames."""
     return float(np.linalg.norm(_position(a) - _position(b)))
 
 
-def turn_rad(a: PosedFrame, b: PosedFrame) -> float:
+def turn_rad(a: Posed, b: Posed) -> float:
     """Angle between the directions in which two posed frames were taken, all three axes."""
     assert a.world_from_camera is not None and b.world_from_camera is not None
     trace = float(np.sum(a.world_from_camera[:3, :3] * b.world_from_camera[:3, :3]))
     return math.acos(min(1.0, max(-1.0, (trace - 1) / 2)))
 
 
-def _position(frame: PosedFrame) -> np.ndarray:
+def _position(frame: Posed) -> np.ndarray:
     assert frame.world_from_camera is not None
     return frame.world_from_camera[:3, 3]
 

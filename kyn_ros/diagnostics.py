@@ -34,10 +34,10 @@ FAST_DDS_ADVICE = (
     "and for this node, or set qos.image.reliability to reliable where the camera offers it"
 )
 
-NO_FAULT = frozenset({"newer image", "max_rate_hz", "restart", "deactivated", "preparing"})
+NO_FAULT = frozenset({"newer image", "neighbour only", "max_rate_hz", "restart", "deactivated", "preparing"})
 """Reasons for a dropped image that are not a fault of the input."""
-LASTING = frozenset({"other camera"})
-"""Faults beside which other images are answered: they are named for some seconds."""
+LASTING = frozenset({"other camera", "other publisher"})
+"""Faults beside which other images are answered: a warning, named for some seconds."""
 
 
 @dataclass
@@ -65,7 +65,9 @@ class _Topic:
 
 
 class FrameLog:
-    """Counts what happened to images. Called from the executor and the inference thread.
+    """Counts what happened to images: each that arrives is answered once, dropped once for one reason, or waits.
+
+    Called from the executor and the inference thread.
 
     clock: seconds on the steady clock.
     """
@@ -87,7 +89,7 @@ class FrameLog:
         """The node became active: only now an input can be missing."""
         with self._lock:
             self._started_s = self._clock()
-            self._image, self._info = _Topic(), _Topic()
+            self._image, self._info = _Topic(self._image.count), _Topic(self._info.count)
             self._fault = None
 
     def image_arrived(self, delay_s: float) -> None:
@@ -107,7 +109,9 @@ class FrameLog:
             if reason in NO_FAULT:
                 return False
             if reason in LASTING:
+                new = self._lasting is None or self._lasting[0] != sentence
                 self._lasting = (sentence, self._clock())
+                return new
             new, self._fault = sentence != self._fault, sentence
             return new
 
@@ -148,6 +152,7 @@ class FrameLog:
                 "images": str(self._image.count),
                 "camera_infos": str(self._info.count),
                 "answered": str(self._answered),
+                "waiting": str(self._image.count - self._answered - sum(self._drops.values())),
                 "restarts": str(self._restarts),
                 "dropped": str(sum(self._drops.values())),
                 **{f"dropped: {reason}": str(count) for reason, count in sorted(self._drops.items())},

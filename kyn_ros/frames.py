@@ -1,8 +1,8 @@
 """Images and poses gathered for a model of several frames: which of them are asked about together.
 
 Images come in with the executor, everything else happens in the inference thread. Where that is slower than the camera,
-the images it had no time for are still neighbours: they are converted with the next one, and only those that can be
-chosen are kept.
+the images it had no time for can still be neighbours. Which frames are asked about is decided by stamps and poses; only
+the images of those are then decoded and rectified.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from kyn_models.frame_window import Choice, FrameWindow, WindowOptions
-from kyn_models.types import Float64Array, PosedFrame
-from kyn_ros import convert
+from kyn_models.types import PosedFrame
+from kyn_ros.arrival import Arrival, Chosen, Looks, Placed
 from kyn_ros.convert import InputError
 from kyn_ros.diagnostics import OK, WARN, make_status
+from kyn_ros.fates import NEIGHBOUR_ONLY, NEWER_IMAGE, RESTART, Fate, Fates
 from kyn_ros.pose_buffer import Located, PoseLate
 from kyn_ros.poses import PoseSource
 from kyn_ros.worker import check
@@ -29,39 +28,21 @@ BACKLOG = 8
 """Images that may wait to become neighbours; of more, those are let go whose neighbours are nearest in time."""
 
 
-class Arrival(NamedTuple):
-    """An image, the CameraInfo of the same moment, and when they were complete (steady clock, seconds)."""
-
-    image: Image | CompressedImage
-    info: CameraInfo
-    complete_s: float
-
-    @property
-    def stamp_ns(self) -> int:
-        return convert.stamp_ns(self.image.header.stamp)
-
-
-class Chosen(NamedTuple):
-    """choice: the frames. info, camera_frame: of the key frame. delay_ms: from its stamp to that of the newest image;
-    pose_ms: how long that one waited for its pose."""
-
-    choice: Choice
-    info: CameraInfo
-    camera_frame: str
-    delay_ms: float
-    pose_ms: float
-
-
 class Frames:
     """The window of one camera's images, and what became of them.
 
-    drop: called with reason and sentence for an image that is given up when an older one is answered in its place.
+    drop: called with reason and sentence, once for each image that left without an answer. Until then an image is
+    waiting: it may still be answered, or be a neighbour.
     """
 
     def __init__(self, poses: PoseSource, options: WindowOptions, drop: Callable[[str, str], None]) -> None:
-        self._poses, self._window, self._drop = poses, FrameWindow(options), drop
+        self._poses, self._fates = poses, Fates(drop)
+        # Stamp of the image that the inference thread is at.
+        self._asked_ns: int | None = None
+        self._window: FrameWindow[Placed] = FrameWindow(options)
         self._waiting: list[Arrival] = []
-        self._sources: dict[int, tuple[CameraInfo, str]] = {}
+        # Of frames that can be chosen again, by stamp.
+        self._converted: dict[int, PosedFrame] = {}
         self._lock = threading.Lock()
         self._epoch: int | None = None
         self._restarts = 0
@@ -72,49 +53,109 @@ class Frames:
         self._lost: Counter[str] = Counter()
         self._lost_last = ""
 
+    def __len__(self) -> int:
+        """Images that are neither answered nor dropped."""
+        with self._lock:
+            return len(self._fates)
+
     def arrived(self, arrival: Arrival) -> None:
         """An image that can become a neighbour, whether or not there will be time to answer it."""
         with self._lock:
+            self._fates.arrived(arrival.stamp_ns)
             self._waiting.append(arrival)
             self._thin()
 
-    def restart(self, cause: str) -> None:
-        """Forget the history; ``cause`` is counted and named."""
+    def passed_over(self, arrival: Arrival, fate: Fate) -> None:
+        """An image that ``choose`` is not asked about. fate: what is said where it is of no other use."""
+        with self._lock:
+            self._fates.note(arrival.stamp_ns, fate)
+
+    def restart(self, cause: str, fate: Fate = RESTART) -> None:
+        """Forget the history; ``cause`` is counted and named. fate: of the images that wait."""
         with self._lock:
             self._restarts += 1
             self._window.reset(cause)
             self._waiting.clear()
+            self._converted.clear()
+            self._fates.leave(lambda stamp_ns: stamp_ns == self._asked_ns, fate)
 
-    def choose(
-        self, arrival: Arrival, posed: Callable[[Arrival, Float64Array], PosedFrame], cancelled: threading.Event
-    ) -> Chosen | None:
+    def begin(self, arrival: Arrival) -> bool:
+        """The inference thread turns to an image; False if that was given up meanwhile."""
+        with self._lock:
+            self._asked_ns = arrival.stamp_ns if arrival.stamp_ns in self._fates else None
+            return self._asked_ns is not None
+
+    def given_up(self, fate: Fate) -> None:
+        """What the inference thread is at is not answered."""
+        with self._lock:
+            if self._asked_ns is not None:
+                self._fates.drop(self._asked_ns, fate)
+            self._asked_ns = None
+            self._leave()
+
+    def choose(self, arrival: Arrival, looks: Looks, cancelled: threading.Event) -> Chosen | None:
         """The frames to ask about now that ``arrival`` is there; None while the next key frame waits for another.
 
         Of the images whose poses are there the newest is asked about: where poses come late, images do too, but none
-        waits longer for it. posed: makes a frame of an image and the vehicle's (4, 4) pose. Raises ``InputError`` where
-        an image has no pose or is none, ``Cancelled``.
+        waits longer for it. Images that turn out to be none are dropped, and the frames are chosen anew without them.
+        Raises ``InputError`` where ``arrival`` has no pose or its camera none, ``Cancelled``.
         """
         begin, restarts = time.monotonic(), self._restarts
         with self._lock:
             self._lost_last = ""
         *earlier, (newest, located) = self._ready(arrival, restarts, cancelled)
         pose_ms = (time.monotonic() - begin) * 1e3
+        with self._lock:
+            self._asked_ns = newest.stamp_ns
         for image, its_pose in earlier:
+            try:
+                self._add(image, its_pose, looks, restarts, ask=False)
+            except InputError as error:
+                self._lose(image, error)
+        choice = self._add(newest, located, looks, restarts, ask=True)
+        while choice is not None:
+            frames, broken = self._convert((choice.key, *choice.neighbours), looks, restarts, cancelled)
+            for placed, fault in broken:
+                self._lose(placed.arrival, fault)
+            with self._lock:
+                self._check_restart(restarts)
+                self._asked_ns = choice.key.stamp_ns
+                if not broken and self._asked_ns in self._fates:
+                    return Chosen(choice, frames, (newest.stamp_ns - choice.key.stamp_ns) * 1e-6, pose_ms)
+                choice = self._window.choose_again([placed for placed, _ in broken]) if broken else None
+        with self._lock:
+            self._asked_ns = None
+            self._leave()
+        return None
+
+    def _convert(
+        self, chosen: tuple[Placed, ...], looks: Looks, restarts: int, cancelled: threading.Event
+    ) -> tuple[tuple[PosedFrame, ...], list[tuple[Placed, InputError]]]:
+        """The images of chosen frames, and the frames that have none, with the reason."""
+        frames, broken = [], []
+        for placed in chosen:
             check(cancelled)
             try:
-                self._add(image, its_pose, posed, restarts, ask=False)
+                frame = self._converted.get(placed.stamp_ns) or looks.convert(placed)
             except InputError as error:
-                self._lose(error)
-        choice = self._add(newest, located, posed, restarts, ask=True)
-        if choice is None:
-            return None
-        info, camera_frame = self._sources[choice.key.stamp_ns]
-        return Chosen(choice, info, camera_frame, (newest.stamp_ns - choice.key.stamp_ns) * 1e-6, pose_ms)
+                broken.append((placed, error))
+                continue
+            frames.append(frame)
+            with self._lock:
+                # After a restart another image may have this stamp.
+                self._check_restart(restarts)
+                self._converted[placed.stamp_ns] = frame
+        return tuple(frames), broken
 
     def answered(self, chosen: Chosen, frames_used: int) -> None:
         """Note what became of a question. frames_used: as the prediction says it."""
         neighbours = chosen.choice.neighbours
         with self._lock:
+            self._fates.answered(chosen.key.stamp_ns)
+            for neighbour in neighbours[: frames_used - 1]:
+                self._fates.note(neighbour.stamp_ns, NEIGHBOUR_ONLY)
+            self._asked_ns = None
+            self._leave()
             self._last = chosen
             self._used[frames_used - 1] += 1
             self._alone.update([chosen.choice.cause] * bool(chosen.choice.cause))
@@ -155,24 +196,21 @@ class Frames:
         waiting = self._take_waiting(arrival)
         ready: list[tuple[Arrival, Located]] = []
         while waiting:
-            if self._restarts != restarts:
-                raise InputError("restart", "image: of the time before a restart")
+            self._check_restart(restarts)
             image = waiting.pop(0)
             try:
                 located = self._poses.locate(image.stamp_ns, cancelled, 0.0 if ready else None)
             except PoseLate:
                 # Poses come in the order of stamps: the later images have none either.
+                self._asked_ns = image.stamp_ns
                 self._wait_on([image, *waiting] if ready else waiting, restarts)
                 if ready:
                     break
                 raise
             except InputError as error:
-                if waiting:
-                    self._lose(error)
-                elif ready:
-                    self._drop(error.reason, str(error))
-                else:
+                if not waiting and not ready:
                     raise
+                self._lose(image, error)
             else:
                 ready.append((image, located))
         return ready
@@ -194,45 +232,53 @@ class Frames:
                 self._thin()
 
     def _thin(self) -> None:
-        """Keep the waiting images few, and spread over the time in which they can still be neighbours."""
+        """Keep the waiting images few, and spread over the time in which they can still be neighbours.
+
+        Those whose turn is still to come are let go last.
+        """
         options = self._window.options
         too_old_ns = round((options.max_age_s + options.max_delay_s) * 1e9)
         while len(self._waiting) > BACKLOG:
             stamps = [one.stamp_ns for one in self._waiting]
-            around = [after - before for before, after in zip(stamps, stamps[2:], strict=False)]
-            too_old = stamps[-1] - stamps[0] > too_old_ns
-            del self._waiting[0 if too_old else 1 + around.index(min(around))]
+            inner = range(1, len(stamps) - 1)
+            if stamps[-1] - stamps[0] > too_old_ns:
+                inner = range(1)
+            going = [number for number in inner if self._fates.noted(stamps[number])] or inner
+            gone = min(going, key=lambda number: stamps[number + 1] - stamps[max(0, number - 1)])
+            del self._waiting[gone]
+            self._fates.let_go(stamps[gone], NEWER_IMAGE)
 
-    def _lose(self, error: InputError) -> None:
-        """Note a waiting image that cannot become a neighbour; as one to be answered it had its turn."""
+    def _leave(self) -> None:
+        """Count the images that can be neither answered nor neighbours from now on."""
+        held = {self._asked_ns, *(one.stamp_ns for one in self._waiting)}
+        self._fates.leave(lambda stamp_ns: stamp_ns in held or self._window.holds(stamp_ns), NEWER_IMAGE)
+
+    def _lose(self, image: Arrival, error: InputError) -> None:
+        """Drop an image that cannot become a neighbour, and say so."""
         with self._lock:
+            self._fates.drop(image.stamp_ns, Fate(error.reason, str(error)))
             self._lost[error.reason] += 1
             self._lost_last = str(error)
 
-    def _add(
-        self,
-        arrival: Arrival,
-        located: Located,
-        posed: Callable[[Arrival, Float64Array], PosedFrame],
-        restarts: int,
-        ask: bool,
-    ) -> Choice | None:
+    def _add(self, arrival: Arrival, located: Located, looks: Looks, restarts: int, ask: bool) -> Choice[Placed] | None:
         try:
-            frame = posed(arrival, located.odom_from_base)
+            placed = looks.place(arrival, located.odom_from_base)
         except InputError:
             raise
         except ValueError as error:
             raise InputError("no pose", f"image: {error}") from error
         with self._lock:
-            if self._restarts != restarts:
-                raise InputError("restart", "image: of the time before a restart")
+            self._check_restart(restarts)
             if self._epoch not in (None, located.epoch):
                 self._window.reset("pose jump")
             self._epoch = located.epoch
-            choice = self._window.add(frame, ask)
-            self._sources[frame.stamp_ns] = (arrival.info, arrival.image.header.frame_id)
-            self._sources = {stamp: source for stamp, source in self._sources.items() if self._window.holds(stamp)}
+            choice = self._window.add(placed, ask)
+            self._converted = {stamp: one for stamp, one in self._converted.items() if self._window.holds(stamp)}
         return choice
+
+    def _check_restart(self, restarts: int) -> None:
+        if self._restarts != restarts:
+            raise InputError("restart", "image: of the time before a restart")
 
 
 def without_poses(name: str, wanted: int) -> DiagnosticStatus:

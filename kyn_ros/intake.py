@@ -40,6 +40,10 @@ class Intake:
         self._pairing.forget_infos()
         self._begin()
 
+    def waiting(self) -> int:
+        """Images that wait for their CameraInfo."""
+        return self._pairing.waiting()
+
     def drop_images(self) -> int:
         """Forget the images that wait for their CameraInfo; how many there were."""
         self._last_taken_ns = None
@@ -91,11 +95,10 @@ class Intake:
         return self._pairing.add_info(stamp, message)
 
     def too_soon(self, stamp_ns: int) -> bool:
-        """True, and the image counts as dropped, where it is above ``max_rate_hz``."""
+        """True where an image is above ``max_rate_hz``; else the rate counts from it."""
         # A tenth of a period of tolerance keeps every second image of a 20 Hz camera at 10 Hz in spite of jitter.
         last = self._last_taken_ns
         if self._limit_hz > 0 and last is not None and stamp_ns - last < 0.9e9 / self._limit_hz:
-            self._drop("max_rate_hz", "image: above max_rate_hz")
             return True
         self._last_taken_ns = stamp_ns
         return False

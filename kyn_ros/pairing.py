@@ -69,6 +69,10 @@ class Pairing:
         self._give_up(before_ns=waiting[-1])
         return image, info
 
+    def waiting(self) -> int:
+        """Images without their CameraInfo."""
+        return len(self._images)
+
     def drop_images(self) -> int:
         """Forget the images that wait, after a restart of their stamps; how many there were."""
         count = len(self._images)

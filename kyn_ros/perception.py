@@ -18,10 +18,12 @@ from kyn_models.predictor import Predictor, PredictorOptions, Prepared
 from kyn_models.predictors import make_predictor
 from kyn_models.types import Float64Array, Observation, PosedFrame, UInt8Array
 from kyn_ros import convert, diagnostics
+from kyn_ros.arrival import Arrival, Chosen, Looks, Placed
 from kyn_ros.background import Background
 from kyn_ros.camera_info import Camera, camera_from_info, content
 from kyn_ros.convert import InputError
-from kyn_ros.frames import Arrival, Chosen, Frames, without_poses
+from kyn_ros.fates import RESTART, Fate
+from kyn_ros.frames import Frames, without_poses
 from kyn_ros.fusion import Place
 from kyn_ros.mount import FixedMount, TfMount
 from kyn_ros.outputs import Outputs
@@ -57,7 +59,7 @@ class Perception:
     poses: for models of several frames, which answer from one image without them, and for the fused grid; an image
     without a pose is dropped.
     mask: (H, W) uint8 in arriving images, non-zero where the vehicle itself is seen. name: the node's. drop: called
-    with reason and sentence for an image that is given up beside the one that ``process`` answers.
+    with reason and sentence, once for each image that arrived and is not answered.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Perception:
         drop: Callable[[str, str], None],
     ) -> None:
         self.outputs = outputs
-        self._poses = poses
+        self._poses, self._drop = poses, drop
         self._mount_status: DiagnosticStatus | None = None
         # The newest grid first, and the one before it: what answers while the newest is being built.
         self._predictors: tuple[Predictor, ...] = (predictor,)
@@ -104,10 +106,24 @@ class Perception:
         if self._frames is not None:
             self._frames.arrived(arrival)
 
-    def restart(self, cause: str) -> None:
-        """Forget the images before; ``cause`` is counted."""
+    def passed_over(self, arrival: Arrival, fate: Fate) -> None:
+        """An image that ``process`` is not asked about. It is dropped, unless it can still be of use to others."""
+        if self._frames is None:
+            self._drop(*fate)
+        else:
+            self._frames.passed_over(arrival, fate)
+
+    def given_up(self, fate: Fate) -> None:
+        """What ``process`` raised: the image it was at is dropped."""
+        if self._frames is None:
+            self._drop(*fate)
+        else:
+            self._frames.given_up(fate)
+
+    def restart(self, cause: str, fate: Fate = RESTART) -> None:
+        """Forget the images before; ``cause`` is counted. fate: of those that wait."""
         if self._frames is not None:
-            self._frames.restart(cause)
+            self._frames.restart(cause, fate)
 
     def statuses(self) -> list[DiagnosticStatus]:
         """The mount, once it is known, and for models of several frames which ones they are asked about."""
@@ -120,10 +136,13 @@ class Perception:
     def process(self, arrival: Arrival, cancelled: threading.Event) -> dict[str, float] | None:
         """One image in, messages out. Returns milliseconds by stage; None where nothing is answered yet.
 
-        Of several frames the messages belong to the key frame, and carry its stamp.
+        Of several frames the messages belong to the key frame, and carry its stamp. What it raises is to be told to
+        ``given_up``.
         Raises ``InputError``, and ``Cancelled`` where ``cancelled`` is set: nothing is published from then on.
         """
         begin = time.monotonic()
+        if self._frames is not None and not self._frames.begin(arrival):
+            return None
         question = self._question(arrival, cancelled)
         if question is None:
             return None
@@ -156,19 +175,21 @@ class Perception:
         if self._frames is None:
             return _Question(Observation((self._frame(arrival, setup.camera),), setup.mount), setup, camera_frame)
 
-        def posed(other: Arrival, odom_from_base: Float64Array) -> PosedFrame:
+        def place(other: Arrival, odom_from_base: Float64Array) -> Placed:
             # Each frame has the camera of its own moment.
             same = content(other.info) == content(arrival.info)
             camera = setup.camera if same else camera_from_info(other.info, self._parameters.input_rectified)
-            return self._frame(other, camera, odom_from_base @ setup.mount)
+            return Placed(other, camera, odom_from_base @ setup.mount)
 
-        chosen = self._frames.choose(arrival, posed, cancelled)
+        def look(placed: Placed) -> PosedFrame:
+            return self._frame(placed.arrival, placed.camera, placed.world_from_camera)
+
+        chosen = self._frames.choose(arrival, Looks(place, look), cancelled)
         if chosen is None:
             return None
-        setup = self._setup(chosen.info, chosen.camera_frame, cancelled)
-        choice = chosen.choice
-        observation = Observation((choice.key, *choice.neighbours), setup.mount)
-        return _Question(observation, setup, chosen.camera_frame, chosen)
+        camera_frame = chosen.key.image.header.frame_id
+        setup = self._setup(chosen.key.info, camera_frame, cancelled)
+        return _Question(Observation(chosen.frames, setup.mount), setup, camera_frame, chosen)
 
     def _frame(self, arrival: Arrival, camera: Camera, world_from_camera: Float64Array | None = None) -> PosedFrame:
         to_rgb = convert.image_to_rgb if self._parameters.image_transport == "raw" else convert.compressed_to_rgb

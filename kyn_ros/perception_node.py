@@ -24,14 +24,16 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
 from kyn_ros import convert, diagnostics, lifecycle
+from kyn_ros.arrival import Arrival
 from kyn_ros.convert import InputError
-from kyn_ros.frames import Arrival
+from kyn_ros.fates import DEACTIVATED, NEWER_IMAGE, RESTART, Fate
 from kyn_ros.intake import Intake
 from kyn_ros.mount import FixedMount, TfMount, make_mount
 from kyn_ros.outputs import Outputs
 from kyn_ros.params import PerceptionParameters, check_change, declare, read
 from kyn_ros.perception import Perception, load_predictor, read_mask
 from kyn_ros.poses import PoseSource, make_pose_source
+from kyn_ros.publishers import Publishers, Source, with_source
 from kyn_ros.worker import Cancelled, Worker, wait_for
 
 END_WITHIN_S = 3.0
@@ -104,17 +106,18 @@ class PerceptionNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         parameters, qos = self._settings, self._settings.qos
         self._intake = Intake(parameters, self._drop, self._restart)
-        if self._perception is not None:
-            self._perception.restart("deactivation")
         self._worker = Worker(self._answer)
         self._frames.started()
         raw = parameters.image_transport == "raw"
         image_type, topic = (Image, "image") if raw else (CompressedImage, "image/compressed")
         self._inputs = [
-            self.create_subscription(CameraInfo, "camera_info", self._on_info, qos.camera_info.profile(10)),
-            self.create_subscription(image_type, topic, self._on_image, qos.image.profile()),
+            self.create_subscription(
+                CameraInfo, "camera_info", with_source(self._on_info), qos.camera_info.profile(10)
+            ),
+            self.create_subscription(image_type, topic, with_source(self._on_image), qos.image.profile()),
         ]
-        self._image_topic, self._several_cameras = self._inputs[1].topic_name, False
+        info_topic, self._image_topic = (subscription.topic_name for subscription in self._inputs)
+        self._sources = Publishers(self, self._image_topic, info_topic)
         self._activity = "active"
         self.get_logger().info(f"active, waiting for images on {self._image_topic}")
         return super().on_activate(state)
@@ -160,9 +163,19 @@ class PerceptionNode(LifecycleNode):
             return
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
+        self._forget_images(DEACTIVATED)
         if not self._worker.stop(END_WITHIN_S):
             self._left.append(self._worker.thread)
+        if self._perception is not None:
+            self._perception.restart("deactivation", DEACTIVATED)
         self._worker = None
+
+    def _forget_images(self, fate: Fate) -> None:
+        """Drop those that wait for their CameraInfo, or for the inference thread."""
+        for _ in range(self._intake.drop_images()):
+            self._drop(*fate)
+        if self._worker is not None and self._perception is not None and (arrival := self._worker.clear()) is not None:
+            self._perception.passed_over(arrival, fate)
 
     def _release_all(self) -> None:
         self._release_inputs()
@@ -189,22 +202,24 @@ class PerceptionNode(LifecycleNode):
 
     # -- messages in ---------------------------------------------------------------------------------------------------
 
-    def _on_image(self, message: Image | CompressedImage) -> None:
+    def _on_image(self, message: Image | CompressedImage, source: Source) -> None:
         stamp = convert.stamp_ns(message.header.stamp)
         self._frames.image_arrived((self.get_clock().now().nanoseconds - stamp) * 1e-9)
-        # Two cameras may name the same frame_id: what tells them apart then are their publishers.
-        second = diagnostics.second_publisher(self, self._image_topic, "image")
-        if second and not self._several_cameras:
-            self._restart(second, "two image publishers")
-        self._several_cameras = bool(second)
-        if second:
-            self._drop("two image publishers", f"{second}; give each camera a node of its own, in a namespace")
+        verdict = self._sources.image(source)
+        if verdict.restart:
+            self._restart(verdict.restart, "change of publisher")
+            self._intake.forget()
+            for info in self._sources.latest_infos():
+                self._intake.info(info)
+        if verdict.reason:
+            self._drop(verdict.reason, verdict.sentence)
         else:
             self._take(self._intake.image(message))
 
-    def _on_info(self, message: CameraInfo) -> None:
+    def _on_info(self, message: CameraInfo, source: Source) -> None:
         self._frames.info_arrived()
-        self._take(self._intake.info(message))
+        if self._sources.info(message, source):
+            self._take(self._intake.info(message))
 
     def _take(self, pair: tuple[Any, CameraInfo] | None) -> None:
         """Hand a complete pair to the inference thread, which works on the newest one only."""
@@ -213,25 +228,29 @@ class PerceptionNode(LifecycleNode):
         arrival = Arrival(*pair, time.monotonic())
         # Not every image is answered, but each may be a neighbour.
         self._perception.arrived(arrival)
-        if not self._intake.too_soon(arrival.stamp_ns) and self._worker.put(arrival):
-            self._drop("newer image", "image: a newer one arrived before its turn")
+        if self._intake.too_soon(arrival.stamp_ns):
+            self._perception.passed_over(arrival, Fate("max_rate_hz", "image: above max_rate_hz"))
+        elif (replaced := self._worker.put(arrival)) is not None:
+            self._perception.passed_over(replaced, NEWER_IMAGE)
 
     def _answer(self, arrival: Arrival, cancelled: threading.Event) -> None:
         """One image, in the inference thread."""
-        assert self._perception is not None
+        perception = self._perception
+        assert perception is not None
         try:
-            stages_ms = self._perception.process(arrival, cancelled)
+            stages_ms = perception.process(arrival, cancelled)
             if stages_ms is not None:
                 self._frames.answered(stages_ms)
         except Cancelled:
-            self._drop("deactivated", "image: the node was deactivated before its answer")
+            perception.given_up(DEACTIVATED)
         except InputError as error:
-            self._drop(error.reason, str(error))
+            perception.given_up(Fate(error.reason, str(error)))
         except Exception as error:  # whatever a runtime raises, the next image gets its chance
             if cancelled.is_set():
-                return  # given up: the publishers may be gone
+                perception.given_up(DEACTIVATED)  # the publishers may be gone
+                return
             self.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
-            self._drop("inference", f"inference failed: {error}")
+            perception.given_up(Fate("inference", f"inference failed: {error}"))
 
     def _drop(self, reason: str, sentence: str) -> None:
         if self._frames.dropped(reason, sentence):
@@ -240,13 +259,11 @@ class PerceptionNode(LifecycleNode):
     def _restart(self, sentence: str, cause: str, jump_ns: int = 0) -> None:
         """Forget the images before. jump_ns: how far their stamps jumped."""
         self._frames.restarted()
+        self._forget_images(RESTART)
         if self._perception is not None:
             self._perception.restart(cause)
         if self._poses is not None and jump_ns:
             self._poses.images_restarted(back=jump_ns < 0)
-        in_mailbox = self._worker is not None and self._worker.clear()
-        for _ in range(self._intake.drop_images() + in_mailbox):
-            self._drop("restart", "image: of the time before a restart")
         self.get_logger().warning(f"{sentence}, starting afresh", throttle_duration_sec=5.0)
 
     # -- services, parameters, diagnostics -----------------------------------------------------------------------------

@@ -81,17 +81,17 @@ class Worker(Generic[T]):
         self.thread = threading.Thread(target=self._run, name="kyn inference", daemon=True)
         self.thread.start()
 
-    def put(self, item: T) -> bool:
-        """Hand over an item; True if it replaced one that nobody had begun."""
+    def put(self, item: T) -> T | None:
+        """Hand over an item; the one that it replaced, which nobody had begun, if there was one."""
         with self._changed:
-            replaced, self._item = self._item is not None, item
+            replaced, self._item = self._item, item
             self._changed.notify()
         return replaced
 
-    def clear(self) -> bool:
-        """Take back an item that nobody has begun; True if there was one."""
+    def clear(self) -> T | None:
+        """Take back the item that nobody has begun, if there is one."""
         with self._changed:
-            waiting, self._item = self._item is not None, None
+            waiting, self._item = self._item, None
         return waiting
 
     def stop(self, timeout_s: float) -> bool:

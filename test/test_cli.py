@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -171,11 +173,75 @@ def test_kyn_without_a_command(kyn, words):
     assert answer.err.startswith("kyn: ") and len(answer.err.strip().splitlines()) <= 3
 
 
+@pytest.fixture
+def sigint():
+    """Puts the handler of SIGINT back, which a command that was interrupted leaves ignored."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+SLOW = """
+import atexit, sys, time
+from pathlib import Path
+from kyn_models import cli
+
+def slowly(*_):
+    print("ready", flush=True)
+    time.sleep(20)
+
+def slow_write(path, content):
+    with open(path, "wb") as file:
+        file.write(content[: len(content) // 2])
+    slowly()
+
+def slow_unlink(path, missing_ok=False):
+    slowly()
+
+# As libraries that end their threads.
+atexit.register(time.sleep, 0.8)
+what, *command = sys.argv[1:]
+if what == "frames":
+    import kyn_models.cloud
+    kyn_models.cloud.seen_from = slowly
+elif what == "scores":
+    import kyn_models.cli.eval_multiframe
+    kyn_models.cli.eval_multiframe.require_frames_artifact = slowly
+else:
+    Path.write_bytes = slow_write
+    if what == "cleaning":
+        Path.unlink = slow_unlink
+print("started", flush=True)
+sys.exit(cli.main(command))
+"""
+
+
+@pytest.mark.parametrize("what", ["frames", "writing", "cleaning", "scores"])
+def test_ctrl_c_twice_ends_quietly_and_leaves_no_halves(what, shared_data, tiny_artifact, tmp_path):
+    out = tmp_path / "cloud.ply"
+    out.write_bytes(b"of before")
+    command = ["cloud", "--data", str(shared_data / "kitti360"), "--model", str(tiny_artifact), "--out", str(out)]
+    command += ["--every", "100", "--far", "400", "--edge", "10", "--step", "4", "--voxel", "0"]
+    if what == "scores":
+        command = ["eval", "multiframe", "--model", str(tiny_artifact), "--layout", "streets"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, what, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert any(line == "ready\n" for line in process.stdout), process.stderr.read()
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    _, error = process.communicate(timeout=30)
+    # Progress may be on the line; a traceback is not.
+    assert process.returncode == 130 and "Traceback" not in error and "KeyboardInterrupt" not in error, error
+    assert out.read_bytes() == b"of before"
+
+
 class TestWhatACommandRaises:
     """A command module of its own, on the path, that raises what its argument says."""
 
     @pytest.fixture
-    def raising(self, tmp_path, monkeypatch, capsys):
+    def raising(self, tmp_path, monkeypatch, capsys, sigint):
         (tmp_path / "raising_command.py").write_text(
             "import errno, os, signal\n"
             "ERRORS = {\n"
@@ -203,6 +269,7 @@ class TestWhatACommandRaises:
         monkeypatch.setattr(sys, "stdout", sys.stdout)
 
         def run(what: str) -> tuple[int, str]:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             code = cli.main(["raising", what], {"raising": ("raising_command", "raises")})
             return code, capsys.readouterr().err
 

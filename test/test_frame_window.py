@@ -37,11 +37,11 @@ def numbers(choices: Iterable[Choice | None]) -> list[tuple[int, ...] | None]:
     ]
 
 
-def past(**options: float) -> FrameWindow:
+def past(**options: float) -> FrameWindow[PosedFrame]:
     return FrameWindow(WindowOptions(neighbours="past", **options))
 
 
-def centred(**options: float) -> FrameWindow:
+def centred(**options: float) -> FrameWindow[PosedFrame]:
     return FrameWindow(WindowOptions(neighbours="centred", **options))
 
 
@@ -202,6 +202,43 @@ def test_remembered_frames_become_neighbours_and_are_not_asked_about() -> None:
     for n in range(1, 5):
         assert window.add(frame_at(1000 + 100 * n, n), ask=False) is None
     assert numbers([window.add(frame_at(1500, 5.0))]) == [(4, 3, 5)]
+
+
+def test_chosen_again_without_frames_that_are_of_no_use() -> None:
+    window = past()
+    last = drive(window, 10.0, range(5))[-1]
+    assert numbers([last]) == [(4, 3, 2)]
+    assert numbers([window.choose_again([last.neighbours[0]])]) == [(4, 2)]
+    # Without the key frame too: what is left had its turn.
+    assert window.choose_again([last.key]) is None
+    assert not window.holds(last.key.stamp_ns) and len(window) == 1
+    last = window.add(frame_at(1500, 5.0))
+    assert numbers([last]) == [(5, 2)] and window.choose_again([last.key]) is None
+    # What is no image still had a place: this is a jump from there.
+    assert window.add(frame_at(1600, 9.0)).reason.endswith("after a pose jump")
+
+
+def test_chosen_again_an_older_frame_that_nobody_asked_about_answers() -> None:
+    window = past()
+    drive(window, 10.0, range(2))
+    window.add(frame_at(1200, 2.0), ask=False)
+    last = window.add(frame_at(1300, 3.0))
+    assert numbers([window.choose_again([last.key])]) == [(2, 1)]
+
+
+def test_centred_chosen_again_waits_for_another_frame_after_the_key_frame() -> None:
+    window = centred()
+    last = drive(window, 10.0, range(4))[-1]
+    assert numbers([last]) == [(2, 1, 3)]
+    assert window.choose_again([last.neighbours[1]]) is None
+    assert numbers([window.add(frame_at(1400, 4.0))]) == [(2, 1, 4)]
+    # Without the key frame, and without all.
+    last = window.add(frame_at(1500, 5.0))
+    assert numbers([last]) == [(4, 2, 5)] and numbers([window.choose_again([last.key])]) == [None]
+    assert numbers([window.add(frame_at(1600, 6.0))]) == [(5, 2, 6)]
+    only = past()
+    first = only.add(frame_at(1000, 0.0))
+    assert only.choose_again([first.key]) is None and len(only) == 0
 
 
 def test_memory_is_bounded_however_the_camera_moves() -> None:

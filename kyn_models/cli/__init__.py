@@ -93,11 +93,10 @@ def _shown(action: argparse.Action) -> str:
 def main(argv: Sequence[str] | None = None, commands: Mapping[str, tuple[str, str]] = COMMANDS) -> int:
     """Run one subcommand of ``commands`` (name to module and help) and return the exit code.
 
-    ``argv`` as in ``sys.argv[1:]``, which is the default. Only the chosen subcommand's module is imported.
+    ``argv`` as in ``sys.argv[1:]``, which is the default. Only the chosen subcommand's module is imported. After Ctrl-C
+    further ones are ignored, also once this has returned 130: what libraries do at the end of the process is brief.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    chosen = next((word for word in argv if not word.startswith("-")), None)
-    name = chosen if chosen in commands else None
     _interrupted.clear()
     # Not where SIGINT is ignored, as in the background of a script, nor where a caller has a handler of its own.
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -105,15 +104,27 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, tuple[str, st
     if ours:
         signal.signal(signal.SIGINT, interrupt)
     try:
+        return _run(argv, commands, ours)
+    except KeyboardInterrupt:  # while the one before was being answered
+        return 130
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.SIG_IGN if _interrupted.is_set() else signal.default_int_handler)
+
+
+def _run(argv: Sequence[str], commands: Mapping[str, tuple[str, str]], ours: bool) -> int:
+    """ours: the handler of SIGINT is this module's."""
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    name = chosen if chosen in commands else None
+    try:
         args = _parser(commands, name).parse_args(argv)
         return int(args.run(args))
     except BaseException as error:
+        if ours and _interrupted.is_set():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         if isinstance(error, KeyboardInterrupt) or _interrupted.is_set():
             return 130
         return _answer(name, error)
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def interrupt(number: int, frame: object) -> None:

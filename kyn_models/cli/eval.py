@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from kyn_models.predictor import PredictorOptions
 from kyn_models.predictors import make_predictor
 from kyn_models.runtimes.queries import Precision
 from kyn_models.types import Intrinsics, Sample
+from kyn_models.whole_files import write_whole
 
 EVALUATIONS: dict[str, tuple[str, str]] = {
     "occupancy": ("kyn_models.cli.eval_occupancy", "which cells of a lidar slice are occupied (KITTI-360)"),
@@ -277,8 +279,9 @@ def numbers(scores: Iterable[float]) -> list[str]:
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write the rows and say where."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode())
     print(f"scores of each frame: {path}")

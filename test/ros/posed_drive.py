@@ -70,10 +70,11 @@ class Drive:
         self.odom.publish(message)
         self.one.ros.spin_for(0.02)
 
-    def image(self, stamp_ms: float, camera: Intrinsics = CAMERA, frame: str = FRAME) -> None:
+    def image(self, stamp_ms: float, camera: Intrinsics = CAMERA, frame: str = FRAME, encoding: str = "rgb8") -> None:
         stamp_ns = round(stamp_ms * MS)
         image, info = image_of(128, stamp_ns, camera), info_of(stamp_ns, camera)
         image.header.frame_id = info.header.frame_id = frame
+        image.encoding = encoding
         self.one.send(image, info)
 
     def seen(self) -> int | None:

@@ -261,8 +261,8 @@ def test_worker_works_on_the_newest() -> None:
         seen.append((item, cancelled.is_set()))
 
     worker = Worker(handle)
-    assert worker.put(1) is False and begun.wait(5.0)
-    assert [worker.put(2), worker.put(3)] == [False, True]
+    assert worker.put(1) is None and begun.wait(5.0)
+    assert [worker.put(2), worker.put(3)] == [None, 2]
     assert not worker.stop(0.05), "the first item is still at work"
     go.set()
     assert worker.stop(5.0) and seen == [(1, False), (1, True)]

@@ -5,23 +5,28 @@ The model is a stand-in that answers from the key frame and keeps what it was as
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from typing import Literal
 
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 
-from bench import CAMERA, MOUNT, image_of, info_of
+from bench import CAMERA, MOUNT, image_of, info_of, values_of
 from diagnostic_msgs.msg import DiagnosticStatus
 from posed_drive import MS
 from sensor_msgs.msg import Image
 
-from kyn_models.frame_window import WindowOptions
+from kyn_models.frame_window import KEPT_FRAMES, WindowOptions
 from kyn_models.types import Float64Array, PosedFrame
 from kyn_ros import convert
+from kyn_ros.arrival import Arrival, Looks, Placed
+from kyn_ros.camera_info import Camera
 from kyn_ros.convert import InputError
-from kyn_ros.frames import BACKLOG, Arrival, Frames
+from kyn_ros.fates import NEWER_IMAGE, Fate
+from kyn_ros.frames import BACKLOG, Frames
 from kyn_ros.mount import pose_from_numbers
 from kyn_ros.pose_buffer import Located, PoseBuffer, PoseLate
 
@@ -79,7 +84,29 @@ def test_images_that_had_no_time_for_an_answer_are_neighbours(drive) -> None:
     one.model.hold.set()
     assert one.answers(3) == [1000, 1100, 1500]
     assert one.questions()[-1] == (1500, 1400, 1300)
-    assert one.one.drops() == {"newer image": 3}
+    # Two of them may still be neighbours of the next ones.
+    assert one.one.drops() == {"newer image": 1} and values_of(one.one.ask_status("input"))["waiting"] == "2"
+
+
+def test_undecodable_images_are_dropped_and_the_frames_chosen_again(drive) -> None:
+    one = drive()
+    one.steps(0, 2)
+    one.answers(2)
+    one.model.hold.clear()
+    one.step(1200, 2.0)
+    for number, encoding in ((3, "rgb8"), (4, "32FC1"), (5, "rgb8")):
+        one.pose(1000 + 100 * number, number)
+        one.image(1000 + 100 * number, encoding=encoding)
+        one.one.ros.spin_for(0.1)
+    one.model.hold.set()
+    assert one.answers(4) == [1000, 1100, 1200, 1500]
+    assert one.questions()[-1] == (1500, 1300)
+    one.pose(1600, 6.0)
+    one.image(1600, encoding="32FC1")
+    status = one.one.wait_for_status("input", ERROR, "image: got encoding '32FC1', expected one of")
+    assert values_of(status)["dropped: encoding"] == "2"
+    one.step(1700, 7.0)
+    assert one.questions()[-1] == (1700, 1500, 1300)
 
 
 # -- without a node ----------------------------------------------------------------------------------------------------
@@ -104,33 +131,55 @@ class Poses(PoseBuffer):
 
 
 class Asked:
-    """Frames of a past window, and what they drop."""
+    """The frames of a window, and what became of the images that they were given."""
 
-    def __init__(self, poses: Poses) -> None:
+    def __init__(self, poses: Poses, options: WindowOptions = WindowOptions()) -> None:  # noqa: B008 - frozen
         self.drops: list[str] = []
-        self.frames = Frames(poses, WindowOptions(), lambda reason, sentence: self.drops.append(reason))
+        self.looked: list[int] = []
+        self.arrivals: dict[int, Arrival] = {}
+        self.received = self.answered = 0
+        self.frames = Frames(poses, options, lambda reason, sentence: self.drops.append(reason))
 
     def arrive(self, *stamps_ms: int) -> None:
         for stamp_ms in stamps_ms:
-            self.frames.arrived(self.arrival(stamp_ms))
+            self.arrivals[stamp_ms] = Arrival(image_of(128, stamp_ms * MS), info_of(stamp_ms * MS), 0.0)
+            self.received += 1
+            self.frames.arrived(self.arrivals[stamp_ms])
 
-    def choose(self, stamp_ms: int, broken: int = 0) -> list[int]:
-        """Stamps of key and neighbours; broken: the image that is none."""
+    def waiting(self) -> int:
+        """Images that are neither answered nor dropped, by the counts."""
+        return self.received - self.answered - len(self.drops)
 
-        def posed(arrival: Arrival, pose: Float64Array) -> PosedFrame:
-            if arrival.stamp_ns == broken * MS:
+    def choose(self, stamp_ms: int, broken: int = 0, bad_info: int = 0) -> list[int]:
+        """Stamps of key and neighbours. broken: the image that is none; bad_info: the CameraInfo that is none."""
+
+        def place(arrival: Arrival, pose: Float64Array) -> Placed:
+            if arrival.stamp_ns == bad_info * MS:
                 raise InputError("camera_info", "camera_info: broken")
+            return Placed(arrival, Camera(CAMERA, (CAMERA.width, CAMERA.height)), pose)
+
+        def look(placed: Placed) -> PosedFrame:
+            self.looked.append(placed.stamp_ns // MS)
+            if placed.stamp_ns == broken * MS:
+                raise InputError("image data", "image: broken")
             image = np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8)
-            return PosedFrame(image, CAMERA, arrival.stamp_ns, pose)
+            return PosedFrame(image, CAMERA, placed.stamp_ns, placed.world_from_camera)
 
-        chosen = self.frames.choose(self.arrival(stamp_ms), posed, threading.Event())
-        frames = (chosen.choice.key, *chosen.choice.neighbours)
-        self.frames.answered(chosen, len(frames))
-        return [frame.stamp_ns // MS for frame in frames]
-
-    @staticmethod
-    def arrival(stamp_ms: int) -> Arrival:
-        return Arrival(image_of(128, stamp_ms * MS), info_of(stamp_ms * MS), 0.0)
+        if stamp_ms not in self.arrivals:
+            self.arrive(stamp_ms)
+        if not self.frames.begin(self.arrivals[stamp_ms]):
+            return []
+        try:
+            chosen = self.frames.choose(self.arrivals[stamp_ms], Looks(place, look), threading.Event())
+        except InputError as error:
+            self.frames.given_up(Fate(error.reason, str(error)))
+            raise
+        if chosen is None:
+            return []
+        self.frames.answered(chosen, len(chosen.frames))
+        self.answered += 1
+        assert chosen.key.stamp_ns == chosen.frames[0].stamp_ns
+        return [frame.stamp_ns // MS for frame in chosen.frames]
 
 
 @pytest.mark.parametrize("every_s", [0.7, 3.0])
@@ -161,7 +210,7 @@ def test_an_image_that_cannot_become_a_neighbour_is_counted_and_named() -> None:
     one = Asked(Poses(10.0, *range(1000, 2000, 100)))
     assert one.choose(1000) == [1000]
     one.arrive(1100, 1200, 1300)
-    assert one.choose(1300, broken=1200) == [1300, 1100, 1000] and not one.drops
+    assert one.choose(1300, bad_info=1200) == [1300, 1100, 1000] and one.drops == ["camera_info"]
     status = one.frames.status("frames")
     assert status.level == WARN
     assert status.message == "an image could not become a neighbour: camera_info: broken"
@@ -169,6 +218,28 @@ def test_an_image_that_cannot_become_a_neighbour_is_counted_and_named() -> None:
     one.arrive(1400)
     one.choose(1400)
     assert "could not become" not in one.frames.status("frames").message
+
+
+def test_only_chosen_images_are_looked_at_and_each_once() -> None:
+    one = Asked(Poses(3.0, *range(1000, 11_000, 100)))
+    for stamp_ms in range(1000, 4000, 100):
+        one.arrive(stamp_ms)
+        if stamp_ms % 500 == 0:
+            before = len(one.looked)
+            frames = one.choose(stamp_ms)
+            assert sorted(one.looked[before:]) == sorted(set(frames) - set(one.looked[:before]))
+    assert len(one.looked) == len(set(one.looked)) <= 3 * 6
+
+
+def test_a_chosen_image_that_is_none_is_dropped_and_the_frames_chosen_again() -> None:
+    one = Asked(Poses(10.0, *range(1000, 2000, 100)))
+    one.arrive(1000, 1100, 1200)
+    assert one.choose(1300, broken=1200) == [1300, 1100] and one.looked == [1300, 1200, 1100]
+    assert "could not become a neighbour: image: broken" in one.frames.status("frames").message
+    assert one.choose(1400) == [1400, 1300, 1100]
+    # The newest one: the frames before were answered, or had their turn.
+    assert one.choose(1500, broken=1500) == [] and one.drops.count("image data") == 2
+    assert one.choose(1600) == [1600, 1400, 1300]
 
 
 def test_images_of_the_time_before_a_restart_are_not_waited_for() -> None:
@@ -186,3 +257,107 @@ def test_images_of_the_time_before_a_restart_are_not_waited_for() -> None:
     with pytest.raises(InputError, match="of the time before"):
         one.choose(1300)
     assert asked == [1100]
+
+
+def test_an_image_that_was_only_a_neighbour_is_counted_as_that_when_it_leaves() -> None:
+    one = Asked(Poses(10.0, *range(1000, 3000, 100)))
+    one.arrive(1000, 1050, 1100, 1200)
+    for stamp_ms in (1000, 1050, 1100):
+        one.frames.passed_over(one.arrivals[stamp_ms], NEWER_IMAGE)
+    assert one.choose(1200) == [1200, 1100, 1000]
+    # They may still be neighbours of others; the one between them was not, and never is.
+    assert one.drops == [] and one.waiting() == len(one.frames) == 3
+    for stamp_ms in (1300, 1400, 1500):
+        one.choose(stamp_ms)
+    assert sorted(one.drops) == ["neighbour only", "neighbour only", "newer image"] and one.waiting() == 0
+    one.arrive(1600)
+    one.frames.restart("reset")
+    assert one.drops[-1] == "restart" and one.waiting() == len(one.frames) == 0
+
+
+def test_an_older_image_that_is_answered_late_was_not_dropped_before() -> None:
+    one = Asked(Poses(10.0, 1000, 1100))
+    assert one.choose(1000) == [1000]
+    one.arrive(1100, 1200)
+    one.frames.passed_over(one.arrivals[1100], NEWER_IMAGE)
+    assert one.choose(1200) == [1100, 1000] and not one.drops and one.waiting() == len(one.frames) == 1
+
+
+@pytest.mark.parametrize("neighbours", ["past", "centred"])
+@pytest.mark.parametrize("seed", range(6))
+def test_every_image_is_answered_or_dropped_or_waits(neighbours: Literal["past", "centred"], seed: int) -> None:
+    """Whatever happens: slow and late poses, gaps, a slow model, broken images, restarts, a rate limit."""
+    rng = np.random.default_rng(seed)
+    poses = Poses(3.0, 900)
+    one = Asked(poses, WindowOptions(neighbours=neighbours))
+    stamp_ms, posed_ms, speed = 1000, 900, 3.0
+    mailbox = 0
+    for _ in range(600):
+        stamp_ms += int(rng.integers(15, 120))
+        one.arrive(stamp_ms)
+        if rng.random() < 0.3:
+            one.frames.passed_over(one.arrivals[stamp_ms], Fate("max_rate_hz", "image: above max_rate_hz"))
+        else:
+            if mailbox:
+                one.frames.passed_over(one.arrivals[mailbox], NEWER_IMAGE)
+            mailbox = stamp_ms
+        if rng.random() < 0.7:
+            # Late, now and then by more than poses.gap_s.
+            posed_ms = max(posed_ms + 10, stamp_ms - int(rng.integers(0, 200)) + 700 * (rng.random() < 0.03))
+            poses.add(posed_ms * MS, (speed * posed_ms * 1e-3, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+        if mailbox and rng.random() < 0.5:
+            broken = mailbox if rng.random() < 0.1 else 0
+            with contextlib.suppress(InputError):
+                one.choose(mailbox, broken, mailbox if rng.random() < 0.1 else 0)
+            mailbox = 0
+        if rng.random() < 0.02:
+            one.frames.restart("reset")
+            mailbox = 0
+            assert len(one.frames) == 0
+        assert one.waiting() == len(one.frames) <= BACKLOG + KEPT_FRAMES + 2
+    assert one.answered > 50 and {"newer image", "neighbour only", "max_rate_hz", "no pose"} <= set(one.drops)
+    one.frames.restart("deactivation", Fate("deactivated", "image: the node was deactivated"))
+    assert one.received == one.answered + len(one.drops) and len(one.frames) == 0
+
+
+def test_the_node_counts_every_image_once(drive) -> None:
+    one = drive(tf_timeout_s=0.3, frames__neighbours="centred")
+
+    def held() -> int:
+        return one.one.node._intake.waiting() + len(one.one.node._perception._frames)
+
+    def settled() -> dict[str, str]:
+        values = values_of(one.one.ask_status("input"))
+        assert int(values["images"]) == sum(int(values[name]) for name in ("answered", "dropped", "waiting"))
+        assert int(values["waiting"]) == held()
+        return values
+
+    one.steps(0, 4)
+    one.answers(3)
+    assert settled()["waiting"] != "0", "the newest waits for the next one"
+    one.one.send(image_of(128, 1310 * MS))
+    one.one.ros.spin_for(0.2)
+    settled()
+    one.image(1290)
+    one.one.ros.spin_for(0.2)
+    one.image(1400)
+    assert one.one.ros.spin_until(lambda: "no pose" in one.one.drops())
+    one.model.hold.clear()
+    for number in range(5, 9):
+        one.pose(1000 + 100 * number, number)
+        one.image(1000 + 100 * number, encoding="rgb8" if number != 6 else "32FC1")
+        one.one.ros.spin_for(0.1)
+    one.image(1800, frame="rear_optical")
+    one.model.hold.set()
+    one.one.ros.spin_for(0.5)
+    values = settled()
+    assert {"out of order", "no pose", "other camera"} <= {key[9:] for key in values if key.startswith("dropped: ")}
+    one.steps(0, 2)
+    one.one.ros.spin_for(0.3)
+    assert int(settled()["dropped: neighbour only"]) > 0, "of the time before the restart"
+    one.one.node.trigger_deactivate()
+    one.one.node.trigger_activate()
+    one.one.wait_for_subscriptions()
+    assert settled()["waiting"] == "0" and "dropped: deactivated" in settled()
+    one.step(2000, 50.0)
+    assert int(settled()["images"]) > 12

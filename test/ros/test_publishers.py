@@ -1,0 +1,148 @@
+"""Two publishers on the image topic, over real rclpy: images of one are answered, the other may take its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("rclpy", reason="rclpy is not installed")
+
+from bench import CAMERA, SECOND, Bench, image_of, info_of, values_of
+from diagnostic_msgs.msg import DiagnosticStatus
+from posed_drive import MS
+from sensor_msgs.msg import CameraInfo, Image
+
+from kyn_models.types import Intrinsics
+from kyn_ros.params import TopicQos
+from kyn_ros.publishers import SILENT_S, Publishers, gid_of
+
+REAR = dataclasses.replace(CAMERA, fx=2 * CAMERA.fx, fy=2 * CAMERA.fy)
+
+
+class SecondCamera:
+    """A driver of its own on the topics of the first one, which names the same frame."""
+
+    def __init__(self, one: Bench) -> None:
+        self._one, self.node = one, one.ros.node("second_camera")
+        self._image = self.node.create_publisher(Image, "image", TopicQos().profile(5))
+        self._info = self.node.create_publisher(CameraInfo, "camera_info", TopicQos().profile(10))
+        assert one.ros.spin_until(
+            lambda: one.node.count_publishers("/image") == one.node.count_publishers("/camera_info") == 2
+        )
+        one.wait_for_subscriptions()
+        assert one.ros.spin_until(lambda: self._image.get_subscription_count() and self._info.get_subscription_count())
+
+    def send(self, stamp_ms: int, grey: int = 128, camera: Intrinsics = CAMERA) -> None:
+        self._info.publish(info_of(stamp_ms * MS, camera))
+        self._image.publish(image_of(grey, stamp_ms * MS, camera))
+        self._one.ros.spin_for(0.1)
+
+    def leave(self) -> None:
+        self.node.destroy_publisher(self._image)
+        self.node.destroy_publisher(self._info)
+        assert self._one.ros.spin_until(lambda: self._one.node.count_publishers("/image") == 1)
+
+
+def leave(one: Bench) -> None:
+    """The first driver ends."""
+    one.peer.destroy_publisher(one._image)
+    one.peer.destroy_publisher(one._info)
+    assert one.ros.spin_until(lambda: one.node.count_publishers("/image") == 1)
+
+
+def test_images_of_the_publisher_in_use_go_on_and_the_others_are_dropped(drive) -> None:
+    one = drive()
+    one.steps(0, 2)
+    second = SecondCamera(one.one)
+    for number in range(2, 5):
+        # Between the images of the first, and at the same moment with another focal length.
+        second.send(950 + 100 * number)
+        second.send(1000 + 100 * number, camera=REAR)
+        one.step(1000 + 100 * number, number)
+    assert one.answers(5) == [1000, 1100, 1200, 1300, 1400] and one.questions()[-1] == (1400, 1300, 1200)
+    assert {frame.intrinsics for asked in one.model.asked for frame in asked.frames} == {CAMERA}
+    assert one.one.drops() == {"other publisher": 6}
+    status = one.one.ask_status("input")
+    assert status.level == DiagnosticStatus.WARN and status.message == (
+        "image: got images of several publishers on /image (/peer, /second_camera), expected one; those of /peer are "
+        "used and the others dropped; stop the others, or give each camera a node of its own, in a namespace"
+    )
+    second.leave()
+    one.step(1500, 5)
+    assert one.questions()[-1] == (1500, 1400, 1300), "nothing was forgotten"
+
+
+def test_a_second_publisher_that_is_silent_costs_nothing(drive) -> None:
+    one = drive()
+    one.steps(0, 2)
+    SecondCamera(one.one)
+    one.steps(2, 2)
+    assert one.answers(4) == [1000, 1100, 1200, 1300] and one.questions()[-1] == (1300, 1200, 1100)
+    assert one.one.drops() == {} and one.one.ask_status("input").level == DiagnosticStatus.OK
+
+
+def test_another_publisher_takes_over_at_once_where_the_first_is_gone(drive) -> None:
+    one = drive()
+    one.steps(0, 3)
+    one.answers(3)
+    second = SecondCamera(one.one)
+    second.send(1250)
+    leave(one.one)
+    for number in (3, 4):
+        one.pose(1000 + 100 * number, number)
+        second.send(1000 + 100 * number)
+    assert one.answers(5)[3:] == [1300, 1400] and one.questions()[-2:] == [(1300,), (1400, 1300)]
+    values = one.frames()[2]
+    assert values["reset: change of publisher"] == "1" and one.one.drops() == {"other publisher": 1}
+    assert values_of(one.one.ask_status("input"))["restarts"] == "1"
+
+
+def test_another_publisher_takes_over_from_one_that_fell_silent(bench) -> None:
+    """Also for a model of one image."""
+    one = bench()
+    one.ask(128, SECOND)
+    second = SecondCamera(one)
+    second.send(1100)
+    assert one.drops() == {"other publisher": 1}
+    time.sleep(SILENT_S)
+    second.send(2200)
+    assert one.ros.spin_until(lambda: len(one.grids) == 2)
+    one.send(image_of(128, 2250 * MS), info_of(2250 * MS))
+    assert one.ros.spin_until(lambda: one.drops() == {"other publisher": 2})
+    second.send(2300)
+    assert one.ros.spin_until(lambda: len(one.grids) == 3)
+    assert "those of /second_camera are used" in one.ask_status("input").message
+
+
+def test_where_rclpy_does_not_say_whose_an_image_is_none_is_taken_from_two(bench) -> None:
+    """What rclpy of ROS 2 before Lyrical gives beside a message has no gid."""
+    one = bench()
+    publishers = Publishers(one.node, "/image", "/camera_info")
+    for old in (None, {"source_timestamp": 1, "received_timestamp": 2}):
+        assert gid_of(old) is None and publishers.image(old) == ("", "", "")
+        assert publishers.info(info_of(SECOND), old) and publishers.latest_infos() == []
+    second = SecondCamera(one)
+    first = publishers.image(None)
+    assert first.restart == "image: got 2 publishers on /image (/peer, /second_camera), expected one"
+    assert first.reason == "two image publishers" and "this rclpy does not say whose an image is" in first.sentence
+    assert publishers.image(None).restart == "" and publishers.image(None).reason == first.reason
+    second.leave()
+    assert publishers.image(None) == ("", "", "")
+
+
+def test_what_is_silent_is_measured_on_the_steady_clock(bench) -> None:
+    clock = SimpleNamespace(now=100.0)
+    publishers = Publishers(bench().node, "/image", "/camera_info", lambda: clock.now)
+
+    def image(gid: bytes) -> tuple[bool, str]:
+        verdict = publishers.image({"publisher_gid": {"data": gid}})
+        return bool(verdict.restart), verdict.reason
+
+    assert image(b"a") == (False, "") and image(b"b") == (False, "other publisher")
+    clock.now += SILENT_S
+    assert image(b"b") == (False, "other publisher") and image(b"a") == (False, "")
+    clock.now += SILENT_S + 0.1
+    assert image(b"b") == (True, "") and image(b"a") == (False, "other publisher") and image(b"b") == (False, "")
