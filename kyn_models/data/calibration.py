@@ -84,6 +84,12 @@ def read_image(path: Path, what: str) -> UInt8Array:
     return read_rgb(require_file(path, what), what)
 
 
+def require_pixels(path: Path, image: np.ndarray, width: int, height: int, says: str) -> None:
+    """says: what the size is known from. Raises ``ValueError`` naming the file of an image of another size."""
+    if image.shape[:2] != (height, width):
+        raise ValueError(f"{path}: got {image.shape[1]}x{image.shape[0]} pixels, expected {width}x{height} as {says}")
+
+
 def read_scan(path: Path) -> Float32Array:
     """(N, 4) float32 x, y, z in metres (scanner axes: x forward, y left, z up) and reflectance 0..1.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kyn_models.data.calibration import inverse, read_image, read_poses, read_scan, read_stamps
+from kyn_models.data.calibration import inverse, read_image, read_poses, read_scan, read_stamps, require_pixels
 from kyn_models.data.kitti360_cameras import (
     FISHEYE_ROTATION,
     FISHEYES,
@@ -136,13 +136,10 @@ class Kitti360:
     def posed_frame(self, frame: int, camera: str | None = None) -> PosedFrame:
         """Image, camera, stamp and pose of a frame; ``camera`` defaults to the reader's."""
         camera = camera or self.camera
-        image = read_image(self.image_path(frame, camera), f"frame {frame} of rectified camera {camera}")
-        k = self.intrinsics(camera)
-        if image.shape[:2] != (k.height, k.width):
-            raise ValueError(
-                f"{self.image_path(frame, camera)}: got {image.shape[1]}x{image.shape[0]} pixels, expected "
-                f"{k.width}x{k.height} as {'its folder' if self.prepared else 'calibration/perspective.txt'} says"
-            )
+        path, k = self.image_path(frame, camera), self.intrinsics(camera)
+        image = read_image(path, f"frame {frame} of rectified camera {camera}")
+        source = "its folder" if self.prepared else "calibration/perspective.txt"
+        require_pixels(path, image, k.width, k.height, f"{source} says")
         return PosedFrame(image, k, self.stamp_ns(frame), self.world_from_base(frame) @ self.base_from_camera(camera))
 
     def intrinsics(self, camera: str | None = None) -> Intrinsics:

@@ -12,7 +12,7 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,9 +35,17 @@ from kyn_models.data.kitti360_cameras import (
     read_source,
 )
 from kyn_models.data.mei_camera import MeiCamera, read_mei, rectifying_map
-from kyn_models.data.prepare_pool import BATCH, Made, make_all
+from kyn_models.data.prepare_pool import (
+    Made,
+    in_batches,
+    make_all,
+    make_each,
+    make_folders,
+    read_official,
+    require_size,
+)
 from kyn_models.data.splits import drives_of, read_split
-from kyn_models.image_file import PNG_SIGNATURE, read_rgb
+from kyn_models.image_file import PNG_SIGNATURE
 from kyn_models.types import Intrinsics, UInt8Array
 from kyn_models.whole_files import copy_file, write_image
 
@@ -56,8 +64,7 @@ class PrepareOptions:
     splits: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
-        if min(self.size) < 2:
-            raise ValueError(f"size: got {self.size[1]}x{self.size[0]}, expected a width and a height of at least 2")
+        require_size(self.size)
         for camera in self.cameras:
             if camera not in (*PERSPECTIVES, *FISHEYES):
                 raise ValueError(f"cameras: got {camera!r}, expected 00, 01, 02 or 03")
@@ -138,14 +145,8 @@ def prepare(
     workers: processes; 1 works in this one. strict: an image that cannot be read ends the work. progress is given the
     sum so far. Raises ``ValueError`` for such an image, ``OSError`` naming the file that cannot be written.
     """
-    for folder in {target.parent for shots in work.shots.values() for shot in shots for target in shot.targets}:
-        folder.mkdir(parents=True, exist_ok=True)
-    batches = (
-        (work.recipes[camera], shots[start : start + BATCH])
-        for camera, shots in work.shots.items()
-        for start in range(0, len(shots), BATCH)
-    )
-    return make_all(_make, batches, workers, strict, progress)
+    make_folders(target for shots in work.shots.values() for shot in shots for target in shot.targets)
+    return make_all(_make, in_batches(work.recipes, work.shots), workers, strict, progress)
 
 
 def copy_small_files(data: Path, out: Path, drives: Sequence[str]) -> None:
@@ -203,25 +204,20 @@ def _frames_of_splits(
 
 
 def _make(recipe: Recipe, shots: Sequence[Shot]) -> Made:
-    made = Made()
-    for shot in shots:
-        lacking = [
-            (rotation, target)
-            for rotation, target in zip(recipe.rotations, shot.targets, strict=True)
-            if not is_whole(target, recipe.target.width, recipe.target.height)
-        ]
-        if not lacking:
-            made = replace(made, kept=made.kept + 1)
-            continue
-        try:
-            image = _read(recipe, shot.source)
-        except (ValueError, FileNotFoundError) as error:
-            made = replace(made, faults=(*made.faults, str(error)))
-            continue
-        for rotation, target in lacking:
+    def write(shot: Shot, image: UInt8Array) -> None:
+        for rotation, target in _lacking(recipe, shot):
             write_image(target, prepared_image(recipe, image, rotation))
-        made = replace(made, written=made.written + 1)
-    return made
+
+    return make_each(shots, lambda shot: not _lacking(recipe, shot), lambda shot: _read(recipe, shot.source), write)
+
+
+def _lacking(recipe: Recipe, shot: Shot) -> list[tuple[Rotation, Path]]:
+    """The files of a shot that are not there, or not whole."""
+    return [
+        (rotation, target)
+        for rotation, target in zip(recipe.rotations, shot.targets, strict=True)
+        if not is_whole(target, recipe.target.width, recipe.target.height)
+    ]
 
 
 def prepared_image(recipe: Recipe, image: UInt8Array, rotation: Rotation) -> UInt8Array:
@@ -240,10 +236,5 @@ def _fixed_map(camera: str, source: MeiCamera, target: Intrinsics, rotation: Rot
 
 
 def _read(recipe: Recipe, path: Path) -> UInt8Array:
-    image = read_rgb(path, f"an image of camera {recipe.camera}")
-    width, height = recipe.source.width, recipe.source.height
-    if image.shape[:2] != (height, width):
-        raise ValueError(
-            f"{path}: got {image.shape[1]}x{image.shape[0]} pixels, expected {width}x{height} as the calibration says"
-        )
-    return image
+    source = recipe.source
+    return read_official(path, f"an image of camera {recipe.camera}", source.width, source.height)

@@ -16,7 +16,16 @@ from typing import Literal
 
 import numpy as np
 
-from kyn_models.data.calibration import entry, inverse, read_image, read_scan, read_table, require_file, transform
+from kyn_models.data.calibration import (
+    entry,
+    inverse,
+    read_image,
+    read_scan,
+    read_table,
+    require_file,
+    require_pixels,
+    transform,
+)
 from kyn_models.data.kitti_raw import base_from_velo, projection_camera
 from kyn_models.types import Float32Array, Float64Array, Intrinsics, PosedFrame
 
@@ -85,11 +94,7 @@ class OdometryDrive:
         path = self.image_path(frame, camera)
         image = read_image(path, f"frame {frame} of camera {camera}")
         k = self.intrinsics(camera)
-        if image.shape[:2] != (k.height, k.width):
-            raise ValueError(
-                f"{path}: got {image.shape[1]}x{image.shape[0]} pixels, "
-                f"expected {k.width}x{k.height} as the sequence's other images"
-            )
+        require_pixels(path, image, k.width, k.height, "the sequence's other images")
         return PosedFrame(image, k, self.stamp_ns(frame), self.world_from_base(frame) @ self.base_from_camera(camera))
 
     def intrinsics(self, camera: str | None = None) -> Intrinsics:

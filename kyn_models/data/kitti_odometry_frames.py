@@ -20,7 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kyn_models.data.calibration import require_file
+from kyn_models.data.calibration import require_file, require_pixels
 from kyn_models.data.kitti_odometry import annotated_frames, depth_path, read_annotated_depth
 from kyn_models.data.kitti_odometry_drive import CAMERAS, OdometryDrive, Poses, sequences_of
 from kyn_models.data.published_crop import PublishedCrop
@@ -100,12 +100,9 @@ class KittiOdometryFrames:
     def __getitem__(self, index: int) -> Sample:
         drive, frame = self.items[index]
         crop = _crop(drive.intrinsics(), self.options.size)
-        depth = read_annotated_depth(depth_path(drive, frame))
-        if depth.shape != (crop.source.height, crop.source.width):
-            raise ValueError(
-                f"{depth_path(drive, frame)}: got {depth.shape[1]}x{depth.shape[0]} pixels, "
-                f"expected {crop.source.width}x{crop.source.height} as the images"
-            )
+        path = depth_path(drive, frame)
+        depth = read_annotated_depth(path)
+        require_pixels(path, depth, crop.source.width, crop.source.height, "the images")
         return Sample(
             name=f"{drive.drive}_{frame:010d}",
             observation=self.observation(drive, frame),

@@ -11,12 +11,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from kyn_models.data.kitti_odometry import DEPTH_FOLDER
 from kyn_models.data.kitti_odometry_drive import sequences_of
-from kyn_models.data.prepare_pool import BATCH, Made, make_all
+from kyn_models.data.prepare_pool import Made, Shot, in_batches, make_all, make_each, make_folders
+from kyn_models.image_file import PNG_SIGNATURE
 from kyn_models.whole_files import put, write_whole
 
 DRIVES: dict[str, tuple[str, int, int]] = {
@@ -35,17 +36,9 @@ DRIVES: dict[str, tuple[str, int, int]] = {
 """Sequence to raw drive, its first and last frame."""
 ENDS = 5
 """Frames at both ends of a drive that the benchmark has no depth of: it collects 11 scans."""
-PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB\x60\x82"
+PNG_END = b"IEND\xaeB\x60\x82"
 GREY_16 = (16, 0)
 """Bits and colour type in the header of a PNG."""
-
-
-@dataclass(frozen=True)
-class Shot:
-    """A file of the benchmark and where it goes."""
-
-    source: Path
-    target: Path
 
 
 @dataclass(frozen=True)
@@ -96,9 +89,8 @@ def prepare(
     strict: a file that is no depth image ends the work. progress is given the sum so far. Raises ``ValueError`` for
     such a file, ``OSError`` naming the one that cannot be written.
     """
-    for folder in {shot.target.parent for shot in work.shots}:
-        folder.mkdir(parents=True, exist_ok=True)
-    batches = ((link, work.shots[start : start + BATCH]) for start in range(0, len(work.shots), BATCH))
+    make_folders(shot.target for shot in work.shots)
+    batches = in_batches({"all": link}, {"all": work.shots})
     return make_all(_make, batches, workers, strict, progress or (lambda made: None))
 
 
@@ -139,28 +131,19 @@ def _shots(folder: Path | None, data: Path, sequence: str, lacks: list[str]) -> 
 
 
 def _make(link: bool, shots: Sequence[Shot]) -> Made:
-    made = Made()
-    for shot in shots:
-        if shot.target.is_file():
-            made = replace(made, kept=made.kept + 1)
-            continue
-        try:
-            content = _depth_image(shot.source)
-        except (ValueError, FileNotFoundError) as error:
-            made = replace(made, faults=(*made.faults, str(error)))
-            continue
+    def write(shot: Shot, content: bytes) -> None:
         if link:
             _link(shot)
         else:
             write_whole(shot.target, content)
-        made = replace(made, written=made.written + 1)
-    return made
+
+    return make_each(shots, lambda shot: shot.target.is_file(), lambda shot: _depth_image(shot.source), write)
 
 
 def _depth_image(path: Path) -> bytes:
     """The content of a whole 16-bit grey PNG. Raises ``ValueError`` for another file."""
     content = path.read_bytes()
-    if not content.startswith(PNG_START) or not content.endswith(PNG_END):
+    if not content.startswith(PNG_SIGNATURE) or not content.endswith(PNG_END):
         raise ValueError(f"{path}: got a file that is no whole PNG, expected annotated depth; unpack it again")
     if (content[24], content[25]) != GREY_16:
         raise ValueError(f"{path}: got no 16-bit grey image, expected depth in 1/256 m")

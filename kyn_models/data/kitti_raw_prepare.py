@@ -9,21 +9,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from kyn_models.data.calibration import read_scan
 from kyn_models.data.kitti_raw import CAMERA_OF_SIDE, CAMERAS, KittiRawFolder
 from kyn_models.data.lidar_depth import published_returns, write_returns
-from kyn_models.data.prepare_pool import BATCH, Made, make_all
+from kyn_models.data.prepare_pool import (
+    Made,
+    Shot,
+    in_batches,
+    make_all,
+    make_each,
+    make_folders,
+    read_official,
+    require_size,
+)
 from kyn_models.data.splits import read_split
-from kyn_models.image_file import read_rgb
-from kyn_models.types import Float64Array
+from kyn_models.types import Float32Array, Float64Array, UInt8Array
 from kyn_models.whole_files import copy_file, put, write_image
 
 SETTINGS = "prepared.json"
+SCAN = ".bin"
 STEPS = (0, 1)
 """Frames of a training sample, counted from its key frame, as published."""
 
@@ -43,8 +53,7 @@ class RawOptions:
     images: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.size) < 2:
-            raise ValueError(f"size: got {self.size[1]}x{self.size[0]}, expected a width and a height of at least 2")
+        require_size(self.size)
         if not (self.images or self.depth):
             raise ValueError("prepare: got neither images nor depth, expected at least one of them")
 
@@ -57,14 +66,6 @@ class Recipe:
     source: tuple[int, int]
     size: tuple[int, int]
     projection: Float64Array
-
-
-@dataclass(frozen=True)
-class Shot:
-    """An official image or scan, and the file that is made of it."""
-
-    source: Path
-    target: Path
 
 
 @dataclass(frozen=True)
@@ -127,14 +128,8 @@ def prepare(
     if work.options.images:
         put(work.out / SETTINGS, lambda part: part.write_text(settings))
     _copy_small_files(work)
-    for parent in {shot.target.parent for shots in work.shots.values() for shot in shots}:
-        parent.mkdir(parents=True, exist_ok=True)
-    batches = (
-        (work.recipes[place], shots[start : start + BATCH])
-        for place, shots in work.shots.items()
-        for start in range(0, len(shots), BATCH)
-    )
-    return make_all(_make, batches, workers, strict, progress)
+    make_folders(shot.target for shots in work.shots.values() for shot in shots)
+    return make_all(_make, in_batches(work.recipes, work.shots), workers, strict, progress)
 
 
 def _settings(options: RawOptions) -> dict[str, object]:
@@ -194,7 +189,7 @@ def _image_shots(
 def _depth_shots(
     folder: KittiRawFolder, out: Path, drive: str, camera: str, frames: set[int], lacks: list[str]
 ) -> list[Shot]:
-    there = {int(path.stem) for path in folder.scan_path(drive, 0).parent.glob("*.bin") if path.stem.isdigit()}
+    there = {int(path.stem) for path in folder.scan_path(drive, 0).parent.glob(f"*{SCAN}") if path.stem.isdigit()}
     if frames - there:
         lacks.append(f"{folder.scan_path(drive, 0).parent}: lacks {len(frames - there)} scans")
     target = folder.truth_path(drive, 0, camera).parent.relative_to(folder.root)
@@ -220,28 +215,21 @@ def _copy_small_files(work: Plan) -> None:
 
 
 def _make(recipe: Recipe, shots: Sequence[Shot]) -> Made:
-    made = Made()
-    for shot in shots:
-        if shot.target.is_file():
-            made = replace(made, kept=made.kept + 1)
-            continue
-        try:
-            _make_one(recipe, shot)
-            made = replace(made, written=made.written + 1)
-        except (ValueError, FileNotFoundError) as error:
-            made = replace(made, faults=(*made.faults, str(error)))
-    return made
+    return make_each(shots, lambda shot: shot.target.is_file(), lambda shot: _content(recipe, shot.source), _write)
 
 
-def _make_one(recipe: Recipe, shot: Shot) -> None:
+def _content(recipe: Recipe, source: Path) -> Float32Array | UInt8Array:
+    """The depth truth that a scan gives, or the image at the wanted size."""
     width, height = recipe.source
-    if shot.source.suffix == ".bin":
-        depth = published_returns(read_scan(shot.source), recipe.projection, width, height)
-        write_returns(shot.target, depth)
-        return
-    image = read_rgb(shot.source, "a rectified colour image")
-    if image.shape[:2] != (height, width):
-        got = f"{image.shape[1]}x{image.shape[0]}"
-        raise ValueError(f"{shot.source}: got {got} pixels, expected {width}x{height} as the calibration says")
+    if source.suffix == SCAN:
+        return published_returns(read_scan(source), recipe.projection, width, height)
+    image = read_official(source, "a rectified colour image", width, height)
     rows, columns = recipe.size
-    write_image(shot.target, cv2.resize(image, (columns, rows), interpolation=cv2.INTER_LINEAR))
+    return cv2.resize(image, (columns, rows), interpolation=cv2.INTER_LINEAR)
+
+
+def _write(shot: Shot, content: np.ndarray) -> None:
+    if shot.source.suffix == SCAN:
+        write_returns(shot.target, content)
+    else:
+        write_image(shot.target, content)

@@ -1,25 +1,40 @@
-"""What all preparations of data sets share: many processes that end with their parent."""
+"""What all preparations of data sets share: what is made of what, in many processes that end with their parent."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
+from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
 
+from kyn_models.data.calibration import require_pixels
+from kyn_models.image_file import read_rgb
+from kyn_models.types import UInt8Array
+
+Place = TypeVar("Place")
 Recipe = TypeVar("Recipe")
-Shot = TypeVar("Shot")
+Task = TypeVar("Task")
+Content = TypeVar("Content")
 
 BATCH = 8
-"""Shots that a process is given at once."""
+"""Files that a process is given at once."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """An official file and the one that is made of it."""
+
+    source: Path
+    target: Path
 
 
 @dataclass(frozen=True)
@@ -34,9 +49,65 @@ class Made:
         return Made(self.written + other.written, self.kept + other.kept, self.faults + other.faults)
 
 
+def require_size(size: tuple[int, int]) -> None:
+    """size: (rows, columns) of prepared images. Raises ``ValueError`` for one that is no image's."""
+    if min(size) < 2:
+        raise ValueError(f"size: got {size[1]}x{size[0]}, expected a width and a height of at least 2")
+
+
+def read_official(path: Path, what: str, width: int, height: int) -> UInt8Array:
+    """(height, width, 3) uint8 RGB of an official image. what: it is, for the sentence.
+
+    Raises as ``read_rgb``, and ``ValueError`` for an image of another size.
+    """
+    image = read_rgb(path, what)
+    require_pixels(path, image, width, height, "the calibration says")
+    return image
+
+
+def in_batches(
+    recipes: Mapping[Place, Recipe], tasks: Mapping[Place, Sequence[Task]]
+) -> Iterator[tuple[Recipe, Sequence[Task]]]:
+    """What ``make_all`` is given: tasks of one place, a drive's camera say, and the recipe that they have in common."""
+    for place, found in tasks.items():
+        for start in range(0, len(found), BATCH):
+            yield recipes[place], found[start : start + BATCH]
+
+
+def make_folders(targets: Iterable[Path]) -> None:
+    """Make the folders of files."""
+    for folder in {target.parent for target in targets}:
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def make_each(
+    tasks: Sequence[Task],
+    done: Callable[[Task], bool],
+    read: Callable[[Task], Content],
+    write: Callable[[Task, Content], object],
+) -> Made:
+    """Read and write the tasks that are not ``done``; what cannot be read is a fault, and the others go on.
+
+    Raises as ``write`` does.
+    """
+    made = Made()
+    for task in tasks:
+        if done(task):
+            made = replace(made, kept=made.kept + 1)
+            continue
+        try:
+            content = read(task)
+        except (ValueError, FileNotFoundError) as error:
+            made = replace(made, faults=(*made.faults, str(error)))
+            continue
+        write(task, content)
+        made = replace(made, written=made.written + 1)
+    return made
+
+
 def make_all(
-    make: Callable[[Recipe, Sequence[Shot]], Made],
-    batches: Iterable[tuple[Recipe, Sequence[Shot]]],
+    make: Callable[[Recipe, Sequence[Task]], Made],
+    batches: Iterable[tuple[Recipe, Sequence[Task]]],
     workers: int,
     strict: bool,
     progress: Callable[[Made], None],
@@ -57,7 +128,7 @@ def make_all(
 
 
 def _results(
-    make: Callable[[Recipe, Sequence[Shot]], Made], batches: Iterable[tuple[Recipe, Sequence[Shot]]], workers: int
+    make: Callable[[Recipe, Sequence[Task]], Made], batches: Iterable[tuple[Recipe, Sequence[Task]]], workers: int
 ) -> Generator[Made, None, None]:
     if workers == 1:
         yield from (make(recipe, shots) for recipe, shots in batches)

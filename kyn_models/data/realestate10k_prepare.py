@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlparse
 
 import cv2
 
-from kyn_models.data.prepare_pool import Made, make_all
+from kyn_models.data.prepare_pool import Made, make_all, require_size
 from kyn_models.data.realestate10k import CameraFile
 from kyn_models.types import UInt8Array
 from kyn_models.whole_files import copy_file, put, write_image
@@ -60,8 +60,7 @@ def plan(cameras: Path, recipe: Recipe, retry: bool = False) -> list[Video]:
     files = sorted(cameras.rglob("*.txt")) if cameras.is_dir() else []
     if not files:
         raise FileNotFoundError(f"{cameras}: got no camera file, expected <sequence>.txt of RealEstate10K, unpacked")
-    if min(recipe.size) < 2:
-        raise ValueError(f"size: got {recipe.size[1]}x{recipe.size[0]}, expected a width and a height of at least 2")
+    require_size(recipe.size)
     if recipe.download and shutil.which(DOWNLOADER) is None:
         raise FileNotFoundError(
             f"--download: the program {DOWNLOADER} is not installed here, expected it to fetch videos; "
