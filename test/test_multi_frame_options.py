@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def test_stages_teach_one_branch_after_the_other(tmp_path: Path, monkeypatch: py
     """First the branch of one image, without any cost volume; then, from its artifact, the fused one beside it."""
     monkeypatch.setattr("kyn_models.recipe.export", lambda path: (path, []))
     loop = replace(LOOP, steps=3, validate_every=3)
-    first = replace(CONFIG, loop=loop, depth_loss=replace(CONFIG.depth_loss, branches=("mono",)))
+    first = replace(CONFIG, loop=loop, depth_loss=replace(CONFIG.depth_loss, branches=("mono",), dropout=0.0))
     task = make_task(first, tmp_path)
     batch = task.batches(0, 0, 1)
     assert "cost" not in batch
@@ -194,3 +195,18 @@ def test_the_right_image_of_kitti_teaches_too(shared_data: Path) -> None:
     further = item._replace(neighbour_from_key=2 * item.neighbour_from_key - np.eye(4, dtype=np.float32))
     twice = best_depth(compiled_cost(further, DEPTHS)[None], DEPTHS)[0].numpy()
     assert np.median((twice / item.depth_m)[(item.depth_m < 20) & np.isfinite(twice)]) > 1.7
+
+
+def test_masks_that_dropout_needs_must_be_there(shared_data: Path, tmp_path: Path) -> None:
+    assert DepthLossConfig(dropout=0.5, drop="moving").needs_masks
+    assert not DepthLossConfig(drop="moving").needs_masks and not DepthLossConfig(dropout=0.5).needs_masks
+    root = shutil.copytree(shared_data / "kitti_odometry", tmp_path / "data", copy_function=shutil.copyfile)
+    config = PosedDataConfig("kitti_odometry", str(root))
+    with pytest.raises(FileNotFoundError, match="got no masks of what moves, expected sequences/<name>/mvobj_mask"):
+        PosedFrames(config, masks=True)
+    (root / "sequences" / "07" / "mvobj_mask").mkdir()
+    mask = np.zeros((256, 512), dtype=np.float32)
+    mask[100:120, 300:340] = 1
+    np.save(root / "sequences" / "07" / "mvobj_mask" / "000169.npy", mask)
+    moving = LiveItems(PosedFrames(config, masks=True))[0].moving
+    assert np.array_equal(moving, mask == 1)
