@@ -8,18 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
 from multi_frame_job import CONFIG, LOOP
 
 from kyn_models.artifact import Artifact
+from kyn_models.config import from_mapping
 from kyn_models.data.depth_items import LiveItems, PosedDataConfig, PosedFrames
 from kyn_models.data.kitti_odometry_frames import OdometryFramesOptions
 from kyn_models.models.loading import load_model, make_model
 from kyn_models.multi_frame_training import DepthLossConfig, compiled_cost, depth_batch, dropped, multi_frame_loss
 from kyn_models.networks.plane_sweep import best_depth, sweep_depths
-from kyn_models.recipe import make_task, make_trainer, write_best
+from kyn_models.recipe import TrainConfig, make_task, make_trainer, write_best
 from kyn_models.runtimes.frames import choose_frames
 
 DEPTHS = sweep_depths(1 / 0.33, 400.0, 32, torch.zeros(1))
@@ -210,3 +212,17 @@ def test_masks_that_dropout_needs_must_be_there(shared_data: Path, tmp_path: Pat
     np.save(root / "sequences" / "07" / "mvobj_mask" / "000169.npy", mask)
     moving = LiveItems(PosedFrames(config, masks=True))[0].moving
     assert np.array_equal(moving, mask == 1)
+
+
+def test_the_second_stage_of_the_documentation_is_a_configuration() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "training.md").read_text()
+    block = yaml.safe_load(
+        text.split("starts\nfrom the artifact of the first:")[1].split("```")[1].removeprefix("yaml")
+    )
+    config = from_mapping(
+        TrainConfig,
+        {"family": "dymultidepth", "model": {}, "frames": {}, "held_out_frames": {}, **block},
+        "training.md",
+    )
+    assert config.start_from and config.frozen == ("mono_module.", "_feature_extractor.")
+    assert config.depth_loss.branches == ("fused",) and config.depth_loss.dropout == 0.1
