@@ -65,6 +65,15 @@ class DepthLossConfig:
             raise ValueError(
                 f"depth_loss.dropout: got {self.dropout}, expected 0 or above and below 1 (1 too of what moves)"
             )
+        if self.dropout > 0 and "fused" not in self.branches:
+            raise ValueError(
+                f"depth_loss.dropout: got {self.dropout}, expected 0 where the fused branch does not learn"
+            )
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether data must say what moves."""
+        return self.drop == "moving" and self.dropout > 0
 
 
 def require_sweep(config: DepthLossConfig, matching: plane_sweep.Matching) -> None:

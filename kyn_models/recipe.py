@@ -205,7 +205,7 @@ def _geometry(config: TrainConfig, folder: Path) -> Task:
 def _multi_frame(config: TrainConfig, folder: Path) -> Task:
     assert config.frames is not None and config.held_out_frames is not None
     loss, seed = config.depth_loss, config.loop.seed
-    frames, held_out = PosedFrames(config.frames), PosedFrames(config.held_out_frames)
+    frames, held_out = PosedFrames(config.frames, loss.needs_masks), PosedFrames(config.held_out_frames)
     training = cache(lambda: _depth_items(frames, folder / "frames"))
     validation = cache(lambda: _depth_items(held_out, folder / "held_out_frames"))
     planes = make_config(config.family, config.model, "model")

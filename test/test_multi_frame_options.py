@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
 from multi_frame_job import CONFIG, LOOP
 
 from kyn_models.artifact import Artifact
+from kyn_models.config import from_mapping
 from kyn_models.data.depth_items import LiveItems, PosedDataConfig, PosedFrames
 from kyn_models.data.kitti_odometry_frames import OdometryFramesOptions
 from kyn_models.models.loading import load_model, make_model
 from kyn_models.multi_frame_training import DepthLossConfig, compiled_cost, depth_batch, dropped, multi_frame_loss
 from kyn_models.networks.plane_sweep import best_depth, sweep_depths
-from kyn_models.recipe import make_task, make_trainer, write_best
+from kyn_models.recipe import TrainConfig, make_task, make_trainer, write_best
 from kyn_models.runtimes.frames import choose_frames
 
 DEPTHS = sweep_depths(1 / 0.33, 400.0, 32, torch.zeros(1))
@@ -98,7 +101,7 @@ def test_stages_teach_one_branch_after_the_other(tmp_path: Path, monkeypatch: py
     """First the branch of one image, without any cost volume; then, from its artifact, the fused one beside it."""
     monkeypatch.setattr("kyn_models.recipe.export", lambda path: (path, []))
     loop = replace(LOOP, steps=3, validate_every=3)
-    first = replace(CONFIG, loop=loop, depth_loss=replace(CONFIG.depth_loss, branches=("mono",)))
+    first = replace(CONFIG, loop=loop, depth_loss=replace(CONFIG.depth_loss, branches=("mono",), dropout=0.0))
     task = make_task(first, tmp_path)
     batch = task.batches(0, 0, 1)
     assert "cost" not in batch
@@ -194,3 +197,32 @@ def test_the_right_image_of_kitti_teaches_too(shared_data: Path) -> None:
     further = item._replace(neighbour_from_key=2 * item.neighbour_from_key - np.eye(4, dtype=np.float32))
     twice = best_depth(compiled_cost(further, DEPTHS)[None], DEPTHS)[0].numpy()
     assert np.median((twice / item.depth_m)[(item.depth_m < 20) & np.isfinite(twice)]) > 1.7
+
+
+def test_masks_that_dropout_needs_must_be_there(shared_data: Path, tmp_path: Path) -> None:
+    assert DepthLossConfig(dropout=0.5, drop="moving").needs_masks
+    assert not DepthLossConfig(drop="moving").needs_masks and not DepthLossConfig(dropout=0.5).needs_masks
+    root = shutil.copytree(shared_data / "kitti_odometry", tmp_path / "data", copy_function=shutil.copyfile)
+    config = PosedDataConfig("kitti_odometry", str(root))
+    with pytest.raises(FileNotFoundError, match="got no masks of what moves, expected sequences/<name>/mvobj_mask"):
+        PosedFrames(config, masks=True)
+    (root / "sequences" / "07" / "mvobj_mask").mkdir()
+    mask = np.zeros((256, 512), dtype=np.float32)
+    mask[100:120, 300:340] = 1
+    np.save(root / "sequences" / "07" / "mvobj_mask" / "000169.npy", mask)
+    moving = LiveItems(PosedFrames(config, masks=True))[0].moving
+    assert np.array_equal(moving, mask == 1)
+
+
+def test_the_second_stage_of_the_documentation_is_a_configuration() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "training.md").read_text()
+    block = yaml.safe_load(
+        text.split("starts\nfrom the artifact of the first:")[1].split("```")[1].removeprefix("yaml")
+    )
+    config = from_mapping(
+        TrainConfig,
+        {"family": "dymultidepth", "model": {}, "frames": {}, "held_out_frames": {}, **block},
+        "training.md",
+    )
+    assert config.start_from and config.frozen == ("mono_module.", "_feature_extractor.")
+    assert config.depth_loss.branches == ("fused",) and config.depth_loss.dropout == 0.1

@@ -236,6 +236,7 @@ def test_what_does_not_belong_together_is_said(change: dict, sentence: str) -> N
         (lambda: DepthLossConfig(dropout=1.0), "depth_loss.dropout: got 1.0"),
         (lambda: DepthLossConfig(dropout=1.0, drop="items"), "depth_loss.dropout: got 1.0"),
         (lambda: DepthLossConfig(dropout=1.1, drop="moving"), "depth_loss.dropout: got 1.1"),
+        (lambda: DepthLossConfig(branches=("mono",), dropout=0.1), "expected 0 where the fused branch does not learn"),
         (lambda: DepthLossConfig(branches=()), r"depth_loss.branches: got \(\)"),
         (lambda: DepthLossConfig(branches=("mono", "mono")), "depth_loss.branches: got"),
         (lambda: DepthLossConfig(images=0), "depth_loss.images: got 0"),

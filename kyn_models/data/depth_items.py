@@ -16,7 +16,12 @@ import numpy as np
 
 from kyn_models.data import frame_cache
 from kyn_models.data.frame_cache import Frames
-from kyn_models.data.kitti_odometry_frames import KittiOdometryFrames, OdometryFramesOptions
+from kyn_models.data.kitti_odometry_frames import (
+    MASK_FOLDER,
+    KittiOdometryFrames,
+    OdometryFramesOptions,
+    has_moving_masks,
+)
 from kyn_models.data.street_sensors import INTRINSICS
 from kyn_models.data.streets import Streets, StreetsOptions
 from kyn_models.relative_poses import neighbours_from_key
@@ -83,11 +88,11 @@ class DepthItems(Protocol):
 class PosedFrames:
     """The samples of a ``PosedDataConfig``: ``len()`` and ``[i] -> Sample``, the same item in every process.
 
-    Cameras are scaled with the images as published, c' = c s. Raises ``FileNotFoundError`` or ``ValueError`` naming
-    what is missing or wrong.
+    Cameras are scaled with the images as published, c' = c s. masks: some of the frames must have a mask of what moves.
+    Raises ``FileNotFoundError`` or ``ValueError`` naming what is missing or wrong.
     """
 
-    def __init__(self, config: PosedDataConfig) -> None:
+    def __init__(self, config: PosedDataConfig, masks: bool = False) -> None:
         self.config = config
         self._frames: Streets | KittiOdometryFrames
         if config.layout == "streets":
@@ -95,6 +100,10 @@ class PosedFrames:
             self._items = list(range(len(self._frames)))
         else:
             self._frames = KittiOdometryFrames(config.root, config.odometry)
+            if masks and not any(has_moving_masks(drive) for drive in self._frames.drives):
+                raise FileNotFoundError(
+                    f"{config.root}: got no masks of what moves, expected sequences/<name>/{MASK_FOLDER}/<6 digits>.npy"
+                )
             taken: Counter[str] = Counter()
             self._items = []
             for index, (drive, _) in enumerate(self._frames.items):

@@ -171,6 +171,11 @@ def moving_mask_path(drive: OdometryDrive, frame: int) -> Path:
     return drive.folder / MASK_FOLDER / f"{frame:06d}.npy"
 
 
+def has_moving_masks(drive: OdometryDrive) -> bool:
+    """True where some frame of the sequence has a mask."""
+    return any((drive.folder / MASK_FOLDER).glob("*.npy"))
+
+
 def read_moving_mask(drive: OdometryDrive, frame: int) -> BoolArray | None:
     """``MASK_SIZE`` bool on the published crop, None where a frame has no mask. Raises ``ValueError`` by file name."""
     path = moving_mask_path(drive, frame)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from kyn_models.data.kitti_odometry_drive import OdometryDrive
-from kyn_models.data.kitti_odometry_frames import MASK_SIZE, moving_mask_path, read_moving_mask
+from kyn_models.data.kitti_odometry_frames import MASK_SIZE, has_moving_masks, moving_mask_path, read_moving_mask
 from kyn_models.data.published_crop import PublishedCrop
 from kyn_models.evaluate import sample_depth
 from kyn_models.metrics import BoolArray
@@ -47,7 +47,7 @@ class MovingMasks:
 
     def __init__(self, drive: OdometryDrive, options: MaskOptions) -> None:
         folder = moving_mask_path(drive, 0).parent
-        if not any(folder.glob("*.npy")):
+        if not has_moving_masks(drive):
             raise FileNotFoundError(f"{folder}: missing or empty, expected <6 digits>.npy, masks of moving objects")
         self._drive, self._options = drive, options
         self._grown = lru_cache(maxsize=2 * options.frames)(self._read)
