@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -209,21 +209,40 @@ def draw(
     if view:
         from kyn_ros.rerun_view import show
 
-        show([_prediction(messages, stamp, artifact, base_from_camera) for stamp in stamps], out)
+        fused = ((stamp, _fused_map(messages, stamp, MAP_PIXELS, places)) for stamp in stamps)
+        maps = {stamp: found.picture for stamp, found in fused if found is not None}
+        show([_prediction(messages, stamp, artifact, base_from_camera) for stamp in stamps], out, maps)
+
+
+class _FusedMap(NamedTuple):
+    """picture: (size, size, 3) uint8 RGB. frame_id: the frame it stands still in."""
+
+    picture: UInt8Array
+    frame_id: str
 
 
 def _fused_panel(
     messages: dict[str, dict[int, bytes]], stamp: int, height: int, places: Mapping[int, Float64Array]
 ) -> UInt8Array:
-    """The fused grid at a stamp with the way since the last restart, in a panel as high as a picture.
+    """The fused grid at a stamp, in a panel as high as a picture."""
+    size = min(height - TITLE_ROWS, MAP_PIXELS)
+    below = ((0, height - TITLE_ROWS - size), (0, 0), (0, 0))
+    fused = _fused_map(messages, stamp, size, places)
+    if fused is None:
+        return views.titled(np.pad(no_map_picture(size), below), "occupancy of all frames")
+    return views.titled(np.pad(fused.picture, below), f"occupancy of all frames, in {fused.frame_id}")
+
+
+def _fused_map(
+    messages: dict[str, dict[int, bytes]], stamp: int, size: int, places: Mapping[int, Float64Array]
+) -> _FusedMap | None:
+    """The fused grid at a stamp with the way since the last restart, None where there is none.
 
     places: poses by stamp, in order.
     """
     raw = messages.get("occupancy_grid_fused", {}).get(stamp)
-    size = min(height - TITLE_ROWS, MAP_PIXELS)
-    below = ((0, height - TITLE_ROWS - size), (0, 0), (0, 0))
     if raw is None:
-        return views.titled(np.pad(no_map_picture(size), below), "occupancy of all frames")
+        return None
     grid = deserialize_message(raw, OccupancyGrid)
     cells = np.asarray(grid.data, dtype=np.int8).reshape(grid.info.height, grid.info.width)
     origin = grid.info.origin.position
@@ -231,7 +250,7 @@ def _fused_panel(
     first = max((k for k in range(1, len(moments)) if moments[k] - moments[k - 1] > JUMP_NS), default=0)
     way = [places[moment] for moment in moments[first:]]
     picture = map_picture(cells, grid.info.resolution, (origin.x, origin.y), way, size)
-    return views.titled(np.pad(picture, below), f"occupancy of all frames, in {grid.header.frame_id}")
+    return _FusedMap(picture, grid.header.frame_id)
 
 
 def _pose(message: Odometry) -> Float64Array:

@@ -228,6 +228,12 @@ def test_a_rerun_recording_holds_every_view(prediction, labelled, tmp_path):
     pytest.importorskip("rerun", reason="the browser viewer needs rerun-sdk")
     from kyn_ros.rerun_view import save
 
-    save([prediction, labelled], tmp_path / "demo.rrd")
-    content = (tmp_path / "demo.rrd").read_bytes()
-    assert content.startswith(b"RRF") and len(content) > 10_000
+    fused = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    sizes = []
+    for maps in ({}, {prediction.stamp_ns: fused}):
+        save([prediction, labelled], tmp_path / "demo.rrd", maps)
+        content = (tmp_path / "demo.rrd").read_bytes()
+        assert content.startswith(b"RRF") and len(content) > 10_000
+        assert (b"fused_grid" in content) == bool(maps)
+        sizes.append(len(content))
+    assert sizes[1] - sizes[0] > fused.size / 2

@@ -57,3 +57,21 @@ def test_pictures_show_the_fused_grid(demo: Path) -> None:
             right = np.abs(panel[here].astype(int) - colour).sum(axis=-1) < 30
             assert len(right) == 0 or right.mean() > 0.98, f"{value}: {right.mean():.3f} of {len(right)}"
     assert len(np.unique(cells)) > 1, "of no use without something seen"
+
+
+def test_the_viewer_gets_the_fused_grid_of_every_frame(
+    demo: Path, shared_data: Path, tiny_frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rerun", reason="the browser viewer needs rerun-sdk")
+    from kyn_models.artifact import Artifact
+    from kyn_models.data.kitti_odometry_drive import OdometryDrive
+    from kyn_ros import demo_report, rerun_view
+
+    shown: list = []
+    monkeypatch.setattr(rerun_view, "show", lambda predictions, out, maps: shown.append((predictions, maps)))
+    mount = OdometryDrive(shared_data / "kitti_odometry").base_from_camera()
+    demo_report.draw(demo / "recording", tmp_path, Artifact.load(tiny_frames), mount, {}, view=True)
+    ((predictions, maps),) = shown
+    assert [prediction.stamp_ns for prediction in predictions] == sorted(maps) and len(maps) == 4
+    for picture in maps.values():
+        assert picture.shape == (560, 560, 3) and len(np.unique(picture.reshape(-1, 3), axis=0)) > 3
