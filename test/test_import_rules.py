@@ -31,6 +31,7 @@ NUMPY_ONLY = [
         "predictors",
         "depth_predictor",
         "depth_ground",
+        "depth_profile",
         "depth_occupancy",
         "views",
         "ply",
