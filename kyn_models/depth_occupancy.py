@@ -12,6 +12,8 @@ For families that say depth instead of density. A cell is judged by every pixel 
 * *Ground* is what lies at most ``GROUND_HEIGHT_M`` above the ground of ``kyn_models.depth_ground``. It
   is no obstacle anywhere, and a ray that ends on it is free down to the plane. Cells in the ground are unknown; where
   the road rises into the band of heights of obstacles, they are free there as the first cell above it is.
+* *Doubtful* is a ramp that the ground's plane does not describe, and what may be a sky that is said to be near
+  (``kyn_models.depth_profile``): unknown. Behind a face nothing is ground because the plane rises.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import numpy as np
 
 from kyn_models import cells
 from kyn_models.depth_ground import GROUND_HEIGHT_M, Ground, ground_of
+from kyn_models.depth_profile import Profile, hanging, profile_of
 from kyn_models.occupancy import GridOptions, band_layers, volume_to_grid
 from kyn_models.types import UNKNOWN, Float32Array, Float64Array, Intrinsics, UInt8Array, VoxelGridSpec
 
@@ -155,7 +158,8 @@ def depth_to_occupancy(depth_m: np.ndarray, view: DepthCells, options: GridOptio
     above = np.float32(view.origin[2] - plane @ (1.0, *view.origin[:2]))
     climb = view.rays[2] - np.float32(plane[1]) * view.rays[0] - np.float32(plane[2]) * view.rays[1]
     climb = climb.reshape(shape)
-    heights = _heights(depth, above + climb * np.minimum(depth, np.float32(1e6)), climb < 0, ground, view)
+    profile = profile_of(depth, view.rays, view.origin)
+    heights = _heights(depth, above + climb * np.minimum(depth, np.float32(1e6)), climb < 0, ground, profile, view)
     reach = depth * np.float32(1 - DEPTH_TOLERANCE)
     # The plane instead of the ground's depth, whose errors matter most where rays meet it at a small angle.
     reach[heights.ground] = np.maximum(depth[heights.ground], above / -climb[heights.ground])
@@ -166,6 +170,8 @@ def depth_to_occupancy(depth_m: np.ndarray, view: DepthCells, options: GridOptio
     flat[_surface_cells(depth, ~heights.ground & ~heights.doubtful, view)] = OCCUPIED
     _, y, x = view.spec.axes()
     road = ground.height(x[None, :], y[:, None])
+    ends = _of_columns(profile.ends_m, road, view)
+    road = np.where(x < ends, road, np.minimum(road, 0.0))
     _open_ground(volume, road, view.spec, band_layers(view.spec, options))
     grid = volume_to_grid(volume, view.spec, options, road)
     lost = _missed(heights.below, road, view) | (ground.falls & (x >= ground.trusted_m))
@@ -173,7 +179,9 @@ def depth_to_occupancy(depth_m: np.ndarray, view: DepthCells, options: GridOptio
     return DepthOccupancy(volume, grid)
 
 
-def _heights(depth: Float32Array, over: Float32Array, falls: np.ndarray, ground: Ground, view: DepthCells) -> _Heights:
+def _heights(
+    depth: Float32Array, over: Float32Array, falls: np.ndarray, ground: Ground, profile: Profile, view: DepthCells
+) -> _Heights:
     """What lies how high. over: (h, w) metres of the surface above the plane. falls: towards it as the ray goes on."""
     z, x = (
         np.float32(view.origin[axis]) + view.rays[axis].reshape(depth.shape) * np.minimum(depth, np.float32(1e6))
@@ -183,7 +191,9 @@ def _heights(depth: Float32Array, over: Float32Array, falls: np.ndarray, ground:
         over = np.where(x < ground.trusted_m, over, np.maximum(over, z))
     seen = depth > 0
     low = falls & seen & (over <= GROUND_HEIGHT_M)
-    doubtful = low & (over > LIFTED_M) & (z > GROUND_HEIGHT_M)
+    doubtful = low & (z > GROUND_HEIGHT_M) & ((over > LIFTED_M) | (x >= profile.ends_m))
+    # A ramp that no plane describes, and what may be sky, are neither ground nor an obstacle for sure.
+    doubtful |= seen & ~low & (profile.ramp | hanging(depth, view.rays, view.origin))
     return _Heights(low & ~doubtful, doubtful, seen & (over < -GROUND_HEIGHT_M))
 
 
@@ -208,16 +218,33 @@ def _missed(below: np.ndarray, road: Float64Array, view: DepthCells) -> np.ndarr
 
     below: (h, w) bool. road: (ny, nx) heights where it should be.
     """
+    rows, columns = _pixels_of(road, view)
+    inside = (columns >= 0) & (columns < view.camera.width) & (rows >= 0) & (rows < view.camera.height)
+    missed = np.zeros(road.shape, dtype=bool)
+    missed[inside] = below[rows[inside].astype(np.int32), columns[inside].astype(np.int32)]
+    return missed
+
+
+def _of_columns(values: Float64Array, road: Float64Array, view: DepthCells) -> Float64Array:
+    """(ny, nx) of (w,) values of the image's columns, at the places of the road; inf beside the image."""
+    _, columns = _pixels_of(road, view)
+    inside = (columns >= 0) & (columns < view.camera.width)
+    found = np.full(road.shape, np.inf)
+    found[inside] = values[columns[inside].astype(np.int32)]
+    return found
+
+
+def _pixels_of(road: Float64Array, view: DepthCells) -> tuple[Float64Array, Float64Array]:
+    """Row and column, (ny, nx) each, at which the places of the road are seen; NaN behind the camera."""
     _, y, x = view.spec.axes()
     places = np.stack([*np.meshgrid(x, y), road]).reshape(3, -1) - view.origin[:, None]
     right, down, ahead = view.base_from_camera[:3, :3].T @ places
     ahead = np.where(ahead > 0.1, ahead, np.nan)
-    columns = np.rint(view.camera.fx * right / ahead + view.camera.cx)
-    rows = np.rint(view.camera.fy * down / ahead + view.camera.cy)
-    inside = (columns >= 0) & (columns < view.camera.width) & (rows >= 0) & (rows < view.camera.height)
-    missed = np.zeros(road.size, dtype=bool)
-    missed[inside] = below[rows[inside].astype(np.int32), columns[inside].astype(np.int32)]
-    return missed.reshape(road.shape)
+    rows, columns = (
+        np.rint(view.camera.fy * down / ahead + view.camera.cy),
+        np.rint(view.camera.fx * right / ahead + view.camera.cx),
+    )
+    return rows.reshape(road.shape), columns.reshape(road.shape)
 
 
 def _least(reach: Float32Array, view: DepthCells) -> Float32Array:

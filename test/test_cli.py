@@ -173,14 +173,6 @@ def test_kyn_without_a_command(kyn, words):
     assert answer.err.startswith("kyn: ") and len(answer.err.strip().splitlines()) <= 3
 
 
-@pytest.fixture
-def sigint():
-    """Puts the handler of SIGINT back, which a command that was interrupted leaves ignored."""
-    before = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 SLOW = """
 import atexit, sys, time
 from pathlib import Path
@@ -200,7 +192,7 @@ def slow_unlink(path, missing_ok=False):
 
 # As libraries that end their threads.
 atexit.register(time.sleep, 0.8)
-what, *command = sys.argv[1:]
+what = sys.argv.pop(1)
 if what == "frames":
     import kyn_models.cloud
     kyn_models.cloud.seen_from = slowly
@@ -212,7 +204,7 @@ else:
     if what == "cleaning":
         Path.unlink = slow_unlink
 print("started", flush=True)
-sys.exit(cli.main(command))
+sys.exit(cli.main())
 """
 
 
@@ -241,7 +233,7 @@ class TestWhatACommandRaises:
     """A command module of its own, on the path, that raises what its argument says."""
 
     @pytest.fixture
-    def raising(self, tmp_path, monkeypatch, capsys, sigint):
+    def raising(self, tmp_path, monkeypatch, capsys):
         (tmp_path / "raising_command.py").write_text(
             "import errno, os, signal\n"
             "ERRORS = {\n"
@@ -269,7 +261,6 @@ class TestWhatACommandRaises:
         monkeypatch.setattr(sys, "stdout", sys.stdout)
 
         def run(what: str) -> tuple[int, str]:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
             code = cli.main(["raising", what], {"raising": ("raising_command", "raises")})
             return code, capsys.readouterr().err
 
@@ -289,7 +280,8 @@ class TestWhatACommandRaises:
 
     @pytest.mark.parametrize("what", ["hidden bug", "hidden value"])
     def test_an_interrupt_that_compiled_code_turned_into_something_else(self, raising, what):
-        assert raising(what) == (130, "")
+        before = signal.getsignal(signal.SIGINT)
+        assert raising(what) == (130, "") and signal.getsignal(signal.SIGINT) is before
         assert raising("value")[0] == 2, "an interrupt of the command before is remembered"
 
     def test_a_warning_as_an_error_says_where_that_comes_from(self, raising):

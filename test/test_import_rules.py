@@ -32,6 +32,7 @@ NUMPY_ONLY = [
         "field_model",
         "frames_model",
         "depth_ground",
+        "depth_profile",
         "depth_occupancy",
         "views",
         "ply",

@@ -94,9 +94,10 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, tuple[str, st
     """Run one subcommand of ``commands`` (name to module and help) and return the exit code.
 
     ``argv`` as in ``sys.argv[1:]``, which is the default. Only the chosen subcommand's module is imported. After Ctrl-C
-    further ones are ignored, also once this has returned 130: what libraries do at the end of the process is brief.
+    further ones are ignored; by default, where the process ends with the command, also once this has returned 130: what
+    libraries do at the end of a process is brief.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    is_all, argv = argv is None, list(sys.argv[1:] if argv is None else argv)
     _interrupted.clear()
     # Not where SIGINT is ignored, as in the background of a script, nor where a caller has a handler of its own.
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -108,8 +109,8 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, tuple[str, st
     except KeyboardInterrupt:  # while the one before was being answered
         return 130
     finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.SIG_IGN if _interrupted.is_set() else signal.default_int_handler)
+        if ours and not (is_all and _interrupted.is_set()):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _run(argv: Sequence[str], commands: Mapping[str, tuple[str, str]], ours: bool) -> int:
