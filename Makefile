@@ -58,6 +58,8 @@ clean:
 $(VENV)/.stamp-venv:
 	@test -z "$$ROS_DISTRO" || { echo "make: ROS_DISTRO is set to $$ROS_DISTRO: inside a ROS 2 installation build with" \
 	  "rosdep install --from-paths . && colcon build (see README.md), or run make in a shell without its setup file" >&2; exit 1; }
+	@! printf '%s' "$(CURDIR) $(abspath $(VENV))" | LC_ALL=C grep -q '[^ -~]' || { echo "make: got the folder $(abspath $(VENV))," \
+	  "expected ASCII letters alone: ROS 2's message generators read no others in paths; move the clone" >&2; exit 1; }
 	@command -v g++ >/dev/null || { echo "make: no g++ found; install g++ (the messages need it)" >&2; exit 1; }
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.10 to 3.12 with venv and headers found; install python3-venv" \
 	  "and python3-dev, or name one: make $(MAKECMDGOALS) PYTHON=..." >&2; exit 1; }

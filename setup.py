@@ -108,6 +108,12 @@ class BuildWithMessages(build_py):
         if prefix is None:
             print(f"kyn: built without its messages (kyn.msg): {why_none()}", file=sys.stderr)
             return
+        for folder in (HERE, prefix):
+            if not str(folder).isascii():
+                raise SystemExit(
+                    f"kyn: got the folder {folder}, expected ASCII letters alone: ROS 2's message generators read no "
+                    "others in paths; move it, or set KYN_NO_MSGS=1 to leave the messages out"
+                )
         build = Path(self.get_finalized_command("build").build_base).resolve() / "rosidl"
         install = build / "install"
         shutil.rmtree(build, ignore_errors=True)

@@ -144,3 +144,12 @@ def test_make_refuses_inside_a_ros_installation(tmp_path):
     assert answer.returncode != 0
     assert "colcon build" in answer.stderr
     assert not (tmp_path / "venv").exists()
+
+
+def test_make_says_that_messages_need_a_path_of_ascii_letters(tmp_path):
+    command = ["make", "setup", f"VENV={tmp_path / 'venv-ü'}"]
+    clean = {key: value for key, value in os.environ.items() if key != "ROS_DISTRO"}
+    answer = subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True, timeout=60)
+    assert answer.returncode != 0
+    assert "expected ASCII letters alone" in answer.stderr
+    assert not (tmp_path / "venv-ü").exists()
