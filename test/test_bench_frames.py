@@ -36,6 +36,7 @@ def test_runtimes_and_the_cost_volume_are_measured(
     report = json.loads(out.read_text())
     assert [row["runtime"] for row in report["cases"]] == ["onnxruntime", "torch"] and not report["not_run"]
     for row in report["cases"]:
+        assert row["precision"] == "float32"
         times = row["times_ms"]
         assert times["frame"]["median"] > times["mono alone"]["median"] > 0
         assert row["frames_per_second"] == pytest.approx(1e3 / times["frame"]["median"])
@@ -44,6 +45,20 @@ def test_runtimes_and_the_cost_volume_are_measured(
     assert report["cost_volume"]["difference"] < 1e-3
     times = report["cost_volume"]["times_ms"]
     assert times["torch"]["median"] > 0 and times["compiled"]["median"] > 0
+
+
+def test_half_precision_is_measured_where_it_is_asked_for(
+    tiny_frames: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openvino", reason="the runtime with half precision for such models")
+    out = tmp_path / "bench.json"
+    command = ["bench", "--model", str(tiny_frames), "--images", str(pictures), "--repeat", "1", "--json", str(out)]
+    assert main([*command, "--no-plain", "--runtime", "openvino", "--precision", "float32", "bfloat16"]) == 0
+    assert "bfloat16" in capsys.readouterr().out
+    report = json.loads(out.read_text())
+    measured = [row["precision"] for row in report["cases"]]
+    refused = [row["case"] for row in report["not_run"]]
+    assert measured == ["float32", "bfloat16"] or (measured, refused) == (["float32"], ["openvino bfloat16"])
 
 
 def test_options_that_mean_nothing_for_such_a_model_are_refused(

@@ -24,7 +24,7 @@ from kyn_models.benchmark.case import CASE, write_result
 from kyn_models.benchmark.record import memory_mb
 from kyn_models.runtimes.frame_queries import FramesInput, camera_matrix
 from kyn_models.runtimes.frames import choose_frames
-from kyn_models.runtimes.queries import LoadOptions
+from kyn_models.runtimes.queries import LoadOptions, Precision
 from kyn_models.types import Observation
 
 SWEEP = "sweep"
@@ -39,11 +39,12 @@ SWEEP_ROUNDS = 3
 
 @dataclass(frozen=True)
 class FramesCase:
-    """What is measured. model: artifact folder. runtime: or ``sweep``. rounds: how often every key frame is answered.
-    cores: how many may be used."""
+    """What is measured. model: artifact folder. runtime: or ``sweep``. precision: of its convolutions. rounds: how
+    often every key frame is answered. cores: how many may be used."""
 
     model: str
     runtime: str
+    precision: Precision
     rounds: int
     cores: int
 
@@ -69,7 +70,7 @@ def measure(case: FramesCase, frames: Sequence[FramesInput]) -> tuple[dict[str, 
     before_mb = memory_mb()[0]
     artifact = Artifact.load(case.model)
     start = time.perf_counter()
-    runtime = choose_frames(case.runtime, artifact, warn=lambda _: None, options=LoadOptions(precision="float32"))
+    runtime = choose_frames(case.runtime, artifact, warn=lambda _: None, options=LoadOptions(precision=case.precision))
     loaded = time.perf_counter()
     answers: dict[str, np.ndarray] = {}
     times: dict[str, list[float]] = {"frame": [], "mono alone": []}
@@ -89,6 +90,7 @@ def measure(case: FramesCase, frames: Sequence[FramesInput]) -> tuple[dict[str, 
                     times.setdefault(stage, []).append(milliseconds)
     result = {
         "runtime": runtime.name,
+        "precision": runtime.precision,
         "library": runtime.library,
         "load_s": loaded - start,
         "before_mb": before_mb,

@@ -22,23 +22,26 @@ from kyn_models.benchmark.record import hardware, in_words, write_json
 from kyn_models.cli.eval import print_table
 from kyn_models.cli.unused import refuse
 from kyn_models.runtimes import RUNTIMES
+from kyn_models.runtimes.queries import Precision
 
 STAGES = ("sweep", "network", "engine")
-REFERENCE = "torch"
+REFERENCE = "torch float32"
 
 
 def run(args: argparse.Namespace, artifact: Artifact, cores: int) -> int:
     """Raises ``ValueError`` for options that mean nothing here, and where no runtime works."""
-    refuse(args, ("precision", "voxels", "grid", "depth-rays", "sweep"), "a model of depth from posed frames")
+    refuse(args, ("voxels", "grid", "depth-rays", "sweep"), "a model of depth from posed frames")
     images = load_images(args, artifact.manifest.camera)
     print(f"{in_words(hardware(cores))}\n{artifact.name}; {images.source}, taken as those of a drive straight ahead")
-    wanted = [*(args.runtime or RUNTIMES), *([] if args.no_plain else [SWEEP])]
+    # Half precision would also round what is geometry between the convolutions: it is measured where it is asked for.
+    precisions: Sequence[Precision] = args.precision or ("float32",)
+    wanted = [(name, precision) for name in args.runtime or RUNTIMES for precision in precisions]
+    wanted += [] if args.no_plain else [(SWEEP, "float32")]
     with tempfile.TemporaryDirectory(prefix="kyn_bench_") as folder:
         place = Path(folder)
         write_frames(place / FRAMES, frames_of(artifact, images.observations))
-        found = [
-            _measured(place, FramesCase(str(artifact.path.resolve()), name, args.repeat, cores)) for name in wanted
-        ]
+        path = str(artifact.path.resolve())
+        found = [_measured(place, FramesCase(path, *one, args.repeat, cores)) for one in wanted]
     content = _content(wanted, found)
     _print_report(content)
     if args.json is not None:
@@ -64,13 +67,14 @@ def _measured(place: Path, case: FramesCase) -> dict[str, Any]:
     return result
 
 
-def _content(wanted: Sequence[str], found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _content(wanted: Sequence[tuple[str, Precision]], found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The report. Raises ``ValueError`` where nothing could be measured."""
-    pairs = list(zip(wanted, found, strict=True))
+    names = [name if name == SWEEP else f"{name} {precision}" for name, precision in wanted]
+    pairs = list(zip(names, found, strict=True))
     rows = {name: result for name, result in pairs if "failed" not in result and name != SWEEP}
     if not rows:
         reasons = "; ".join(f"{name}: {result['failed']}" for name, result in pairs if "failed" in result)
-        raise ValueError(f"none of {', '.join(wanted)} can be run here ({reasons}); `kyn doctor` tells more")
+        raise ValueError(f"none of {', '.join(names)} can be run here ({reasons}); `kyn doctor` tells more")
     reference = rows.get(REFERENCE, {}).get("answers")
     cases = []
     for result in rows.values():
@@ -103,7 +107,7 @@ def _print_report(content: Mapping[str, Any]) -> None:
     print("\nmilliseconds, median / 95th percentile; memory in MB before loading / at the peak")
     print_table(
         (*stages, "whole frame", "frames/s", "mono alone", "memory", "fused 1/m", "mono 1/m"),
-        [(row["runtime"], _cells(row, stages)) for row in rows],
+        [(f"{row['runtime']} {row['precision']}", _cells(row, stages)) for row in rows],
     )
     print(f"1/m: difference of inverse depths to {REFERENCE}, the largest that 99.8 % of pixels have")
     sweep = content["cost_volume"]
