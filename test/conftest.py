@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ ROOT = Path(__file__).parents[1]
 
 # Threads that wait spin by default: on a busy machine the small networks of tests then take 40 times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Tests that ask for OpenVINO themselves do not report it either, see kyn_models/runtimes/quiet_openvino.py.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A script starts what runs in its background so, and its children inherit it: Ctrl-C could not be tested.

@@ -92,3 +92,20 @@ def test_the_help_of_every_command_of_the_models_needs_no_library_of_training_or
 
 def test_the_check_itself_can_fail():
     assert "numpy" in loaded_by("kyn_models.types")
+
+
+def test_openvino_reports_nothing(tmp_path):
+    pytest.importorskip("openvino", reason="whose reports are meant")
+    program = (
+        "import kyn_models.runtimes.openvino_runtime, kyn_models.runtimes.openvino_frames, sys;"
+        "print(sys.modules['openvino'].tools.ovc.telemetry.__class__.__module__)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    answer = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert answer.stdout.strip() == "openvino.tools.ovc.telemetry_stub", answer.stdout + answer.stderr
+    assert not (tmp_path / "intel").exists()
+
+
+def test_openvino_is_imported_in_one_place():
+    users = [path for path in (ROOT / "kyn_models").rglob("*.py") if "\nimport openvino" in path.read_text()]
+    assert [path.name for path in users] == ["quiet_openvino.py"]

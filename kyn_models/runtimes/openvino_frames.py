@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import openvino
 
 from kyn_models.artifact import MONO, NETWORK, Artifact
 from kyn_models.runtimes.openvino_runtime import compiled
 from kyn_models.runtimes.queries import LoadOptions
+from kyn_models.runtimes.quiet_openvino import openvino
 from kyn_models.runtimes.swept_frames import Ask, Networks, SweptFrames
 
 

@@ -6,11 +6,11 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import openvino
 
 from kyn_models.artifact import ENCODER, Artifact
 from kyn_models.runtimes.onnx_graph import EncoderAndDecoder
 from kyn_models.runtimes.queries import LoadOptions
+from kyn_models.runtimes.quiet_openvino import openvino
 from kyn_models.types import UInt8Array
 
 HINTS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
