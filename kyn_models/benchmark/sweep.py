@@ -77,12 +77,13 @@ def _measured(laboratory: Laboratory, point: Point, axis: str) -> dict[str, Any]
     row = summary(outcome)
     medians = {stage: row["stages_ms"][stage]["median"] for stage in SHOWN if stage in row["stages_ms"]}
     # What lies on the axis is what was computed: cells outside the view cost nothing.
-    at = float(row["cells_in_view"]) if axis.startswith("voxels") else at
+    if axis.startswith("voxels"):
+        label, at = f"{row['cells_in_view']:,}", float(row["cells_in_view"])
     return {"label": label, "at": at, **medians, "frame": row["frame_ms"]["median"], "peak_mb": row["peak_mb"]}
 
 
 def plot(found: dict[str, list[dict[str, Any]]], name: str, path: Path) -> None:
-    """One panel per axis, logarithmic along it, a line per stage."""
+    """One panel per axis, logarithmic along it, a line per stage; what was measured is what has a tick."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -93,11 +94,14 @@ def plot(found: dict[str, list[dict[str, Any]]], name: str, path: Path) -> None:
         for stage in SHOWN:
             panel.plot([row["at"] for row in rows], [row[stage] for row in rows], marker="o", label=stage)
         panel.set_xscale("log")
+        panel.minorticks_off()
+        panel.set_xticks([row["at"] for row in rows], [row["label"] for row in rows], rotation=30, ha="right")
         panel.set_xlabel(axis)
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel(f"ms per image (median), {name}")
-    panels[0][0].legend()
-    figure.tight_layout()
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", ncols=len(SHOWN), frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 0.93))
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
