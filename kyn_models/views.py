@@ -46,7 +46,10 @@ def colourise_depth(depth_m: np.ndarray, near_m: float = 3.0, far_m: float = 80.
 
 
 def label(image: UInt8Array, text: str, origin: tuple[int, int], scale: float = 0.42) -> None:
-    cv2.putText(image, text, origin, FONT, scale, BACKGROUND, 3, cv2.LINE_AA)
+    """Text with a dark rim: the same text around it, because a thicker one is wider with some versions of OpenCV."""
+    for right, down in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+        place = origin[0] + right, origin[1] + down
+        cv2.putText(image, text, place, FONT, scale, BACKGROUND, 1, cv2.LINE_AA)
     cv2.putText(image, text, origin, FONT, scale, INK, 1, cv2.LINE_AA)
 
 

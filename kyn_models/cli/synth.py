@@ -129,6 +129,7 @@ def _contact_sheet(args: argparse.Namespace) -> int:
     import cv2
     import numpy as np
 
+    from kyn_models import views
     from kyn_models.data.street_sensors import INTRINSICS
     from kyn_models.data.streets import StreetOptions, base_from_camera, make_street
 
@@ -143,9 +144,7 @@ def _contact_sheet(args: argparse.Namespace) -> int:
         street = make_street(seed, StreetOptions(style=args.style, threads=args.threads))
         pose = street.world_from_base(1.0) @ base_from_camera("00")
         tile = street.at(1.0).render(camera, pose, supersample=True).image.copy()
-        label = f"seed {seed}, {street.style}"
-        for colour, thick in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-            cv2.putText(tile, label, (8, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, thick, cv2.LINE_AA)
+        views.label(tile, f"seed {seed}, {street.style}", (8, 18), 0.45)
         tiles.append(np.pad(tile, ((2, 2), (2, 2), (0, 0)), constant_values=255))
     across = min(3, len(tiles))
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % across)
