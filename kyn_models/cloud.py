@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from kyn_models.frame_window import FrameWindow, WindowOptions
+from kyn_models.drive_window import DriveWindow, Place
+from kyn_models.frame_window import WindowOptions
 from kyn_models.metrics import BoolArray
 from kyn_models.roi import Roi, check_roi, inside
 from kyn_models.types import Float32Array, Float64Array, Intrinsics, Observation, PosedFrame, Prediction, UInt8Array
@@ -17,6 +20,10 @@ MERGE_AT = 1 << 20
 """Points that wait before they are merged into the cells of a thinned cloud."""
 CELL_BITS = 21
 """Of each coordinate of a cell: 2 million cells to a side, 100 km of 5 cm."""
+
+
+IMAGES_KEPT = 24
+"""Of a slow drive too each image is read once."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,10 @@ class Drive(Protocol):
 
     def posed_frame(self, frame: int) -> PosedFrame: ...
 
+    def stamp_ns(self, frame: int) -> int: ...
+
+    def intrinsics(self) -> Intrinsics: ...
+
     def base_from_camera(self) -> Float64Array: ...
 
     def world_from_base(self, frame: int) -> Float64Array: ...
@@ -99,8 +110,9 @@ def seen_from(
 ) -> Iterator[Seen]:
     """Points of the key frames of a sequence, in base_link of the first of ``frames``: x forward, y left, z up.
 
-    A model of several frames gets the neighbours that the perception node would choose, one before and one after; every
-    N-th frame becomes a key frame. damaged: receives what a frame that cannot be read raises, else it is raised.
+    Every N-th frame becomes a key frame. A model of several frames gets neighbours of the drive as ``DriveWindow``
+    chooses them, which may lie outside ``frames``. damaged: receives what a key frame that cannot be read raises, else
+    it is raised, as for a neighbour.
     moving: (H, W) bool of a frame number and the camera of its depth image, pixels that become no points.
     """
     cloud_from_world = np.linalg.inv(drive.world_from_base(frames[0]))
@@ -120,23 +132,57 @@ def _questions(
     drive: Drive, frames: Sequence[int], several: bool, every: int, damaged: Callable[[Exception], None] | None
 ) -> Iterator[tuple[int, PosedFrame, tuple[PosedFrame, ...]]]:
     """Every N-th key frame, its number first, with its neighbours."""
-    window: FrameWindow[PosedFrame] = FrameWindow(WindowOptions(neighbours="centred"))
-    keys, numbers = 0, {}
-    for frame in frames if several else frames[::every]:
+    window = _window(drive, frames) if several else None
+    read = lru_cache(maxsize=IMAGES_KEPT)(drive.posed_frame)
+    broken: set[int] = set()
+    for frame in frames[::every]:
         try:
-            posed = drive.posed_frame(frame)
+            key = read(frame)
         except (ValueError, OSError) as error:
             if damaged is None:
                 raise
             damaged(error)
+            broken.add(frame)
             continue
-        numbers[posed.stamp_ns] = frame
-        if not several:
-            yield frame, posed, ()
-        elif (choice := window.add(posed)) is not None:
-            keys += 1
-            if (keys - 1) % every == 0:
-                yield numbers[choice.key.stamp_ns], choice.key, choice.neighbours
+        yield frame, key, _neighbours(window, frame, read, broken, damaged is None) if window else ()
+
+
+def _neighbours(
+    window: DriveWindow, frame: int, read: Callable[[int], PosedFrame], broken: set[int], strict: bool
+) -> tuple[PosedFrame, ...]:
+    """Those that can be read; the others are added to ``broken``, or raised where ``strict``."""
+    while True:
+        chosen, unread = window.beside(frame, broken), len(broken)
+        found = []
+        for number in chosen:
+            try:
+                found.append(read(number))
+            except (ValueError, OSError):
+                if strict:
+                    raise
+                broken.add(number)
+        if len(broken) == unread:
+            return tuple(found)
+
+
+def _window(drive: Drive, frames: Sequence[int]) -> DriveWindow:
+    """Where the frames were taken, and those of the drive that come shortly before and after them."""
+    options = WindowOptions()
+    stamps: dict[int, int] = {}
+    for frame in drive.frames:
+        with suppress(ValueError):  # a frame without a stamp cannot be read either
+            stamps[frame] = drive.stamp_ns(frame)
+    age_ns = round(options.max_age_s * 1e9)
+    known = [stamps[frame] for frame in frames if frame in stamps] or [0]
+    camera, mount = drive.intrinsics(), drive.base_from_camera()
+    return DriveWindow(
+        (
+            Place(frame, stamp_ns, camera, drive.world_from_base(frame) @ mount)
+            for frame, stamp_ns in stamps.items()
+            if known[0] - age_ns <= stamp_ns <= known[-1] + age_ns
+        ),
+        options,
+    )
 
 
 def depth_points(
