@@ -44,17 +44,17 @@ class CloudOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.near_m < self.far_m < np.inf:
-            raise ValueError(f"near, far: got {self.near_m} and {self.far_m}, expected 0 <= near < far, in metres")
+            raise ValueError(f"--near, --far: got {self.near_m} and {self.far_m}, expected 0 <= near < far, in metres")
         if not self.edge > 0:
-            raise ValueError(f"edge: got {self.edge}, expected a share above 0")
+            raise ValueError(f"--edge: got {self.edge}, expected a share above 0")
         if self.step < 1:
-            raise ValueError(f"step: got {self.step}, expected at least 1")
+            raise ValueError(f"--step: got {self.step}, expected at least 1")
         if not 0 <= self.voxel_m < np.inf:
-            raise ValueError(f"voxel: got {self.voxel_m}, expected metres, 0 for all points")
+            raise ValueError(f"--voxel: got {self.voxel_m}, expected metres, 0 for all points")
         if self.min_frames < 1 or (self.min_frames > 1 and not self.voxel_m):
             raise ValueError(
-                f"min-frames: got {self.min_frames} with voxel {self.voxel_m}, expected at least 1, and cubes to count "
-                "frames in where it is more"
+                f"--min-frames: got {self.min_frames} with --voxel {self.voxel_m}, expected at least 1, and cubes to "
+                "count frames in where it is more"
             )
         check_roi(self.roi)
 
@@ -275,6 +275,6 @@ class Cloud:
         cells = np.floor(xyz / self._voxel_m).astype(np.int64) + half
         if cells.size and not (cells.min() >= 0 and cells.max() < 2 * half):
             raise ValueError(
-                f"voxel: got {self._voxel_m} m and points {np.abs(xyz).max():.0f} m away, expected larger cubes or 0"
+                f"--voxel: got {self._voxel_m} m and points {np.abs(xyz).max():.0f} m away, expected larger cubes or 0"
             )
         return (cells[:, 0] << 2 * CELL_BITS) | (cells[:, 1] << CELL_BITS) | cells[:, 2]
