@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from kyn_models.frame_window import FrameWindow, WindowOptions
+from kyn_models.drive_window import DriveWindow, Place
+from kyn_models.frame_window import WindowOptions
 from kyn_models.metrics import BoolArray
 from kyn_models.roi import Roi, check_roi, inside
 from kyn_models.types import Float32Array, Float64Array, Intrinsics, Observation, PosedFrame, Prediction, UInt8Array
@@ -17,6 +20,10 @@ MERGE_AT = 1 << 20
 """Points that wait before they are merged into the cells of a thinned cloud."""
 CELL_BITS = 21
 """Of each coordinate of a cell: 2 million cells to a side, 100 km of 5 cm."""
+
+
+IMAGES_KEPT = 24
+"""Of a slow drive too each image is read once."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +44,17 @@ class CloudOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.near_m < self.far_m < np.inf:
-            raise ValueError(f"near, far: got {self.near_m} and {self.far_m}, expected 0 <= near < far, in metres")
+            raise ValueError(f"--near, --far: got {self.near_m} and {self.far_m}, expected 0 <= near < far, in metres")
         if not self.edge > 0:
-            raise ValueError(f"edge: got {self.edge}, expected a share above 0")
+            raise ValueError(f"--edge: got {self.edge}, expected a share above 0")
         if self.step < 1:
-            raise ValueError(f"step: got {self.step}, expected at least 1")
+            raise ValueError(f"--step: got {self.step}, expected at least 1")
         if not 0 <= self.voxel_m < np.inf:
-            raise ValueError(f"voxel: got {self.voxel_m}, expected metres, 0 for all points")
+            raise ValueError(f"--voxel: got {self.voxel_m}, expected metres, 0 for all points")
         if self.min_frames < 1 or (self.min_frames > 1 and not self.voxel_m):
             raise ValueError(
-                f"min-frames: got {self.min_frames} with voxel {self.voxel_m}, expected at least 1, and cubes to count "
-                "frames in where it is more"
+                f"--min-frames: got {self.min_frames} with --voxel {self.voxel_m}, expected at least 1, and cubes to "
+                "count frames in where it is more"
             )
         check_roi(self.roi)
 
@@ -66,6 +73,10 @@ class Drive(Protocol):
     def frames(self) -> Sequence[int]: ...
 
     def posed_frame(self, frame: int) -> PosedFrame: ...
+
+    def stamp_ns(self, frame: int) -> int: ...
+
+    def intrinsics(self) -> Intrinsics: ...
 
     def base_from_camera(self) -> Float64Array: ...
 
@@ -99,8 +110,9 @@ def seen_from(
 ) -> Iterator[Seen]:
     """Points of the key frames of a sequence, in base_link of the first of ``frames``: x forward, y left, z up.
 
-    A model of several frames gets the neighbours that the perception node would choose, one before and one after; every
-    N-th frame becomes a key frame. damaged: receives what a frame that cannot be read raises, else it is raised.
+    Every N-th frame becomes a key frame. A model of several frames gets neighbours of the drive as ``DriveWindow``
+    chooses them, which may lie outside ``frames``. damaged: receives what a key frame that cannot be read raises, else
+    it is raised, as for a neighbour.
     moving: (H, W) bool of a frame number and the camera of its depth image, pixels that become no points.
     """
     cloud_from_world = np.linalg.inv(drive.world_from_base(frames[0]))
@@ -120,23 +132,57 @@ def _questions(
     drive: Drive, frames: Sequence[int], several: bool, every: int, damaged: Callable[[Exception], None] | None
 ) -> Iterator[tuple[int, PosedFrame, tuple[PosedFrame, ...]]]:
     """Every N-th key frame, its number first, with its neighbours."""
-    window: FrameWindow[PosedFrame] = FrameWindow(WindowOptions(neighbours="centred"))
-    keys, numbers = 0, {}
-    for frame in frames if several else frames[::every]:
+    window = _window(drive, frames) if several else None
+    read = lru_cache(maxsize=IMAGES_KEPT)(drive.posed_frame)
+    broken: set[int] = set()
+    for frame in frames[::every]:
         try:
-            posed = drive.posed_frame(frame)
+            key = read(frame)
         except (ValueError, OSError) as error:
             if damaged is None:
                 raise
             damaged(error)
+            broken.add(frame)
             continue
-        numbers[posed.stamp_ns] = frame
-        if not several:
-            yield frame, posed, ()
-        elif (choice := window.add(posed)) is not None:
-            keys += 1
-            if (keys - 1) % every == 0:
-                yield numbers[choice.key.stamp_ns], choice.key, choice.neighbours
+        yield frame, key, _neighbours(window, frame, read, broken, damaged is None) if window else ()
+
+
+def _neighbours(
+    window: DriveWindow, frame: int, read: Callable[[int], PosedFrame], broken: set[int], strict: bool
+) -> tuple[PosedFrame, ...]:
+    """Those that can be read; the others are added to ``broken``, or raised where ``strict``."""
+    while True:
+        chosen, unread = window.beside(frame, broken), len(broken)
+        found = []
+        for number in chosen:
+            try:
+                found.append(read(number))
+            except (ValueError, OSError):
+                if strict:
+                    raise
+                broken.add(number)
+        if len(broken) == unread:
+            return tuple(found)
+
+
+def _window(drive: Drive, frames: Sequence[int]) -> DriveWindow:
+    """Where the frames were taken, and those of the drive that come shortly before and after them."""
+    options = WindowOptions()
+    stamps: dict[int, int] = {}
+    for frame in drive.frames:
+        with suppress(ValueError):  # a frame without a stamp cannot be read either
+            stamps[frame] = drive.stamp_ns(frame)
+    age_ns = round(options.max_age_s * 1e9)
+    known = [stamps[frame] for frame in frames if frame in stamps] or [0]
+    camera, mount = drive.intrinsics(), drive.base_from_camera()
+    return DriveWindow(
+        (
+            Place(frame, stamp_ns, camera, drive.world_from_base(frame) @ mount)
+            for frame, stamp_ns in stamps.items()
+            if known[0] - age_ns <= stamp_ns <= known[-1] + age_ns
+        ),
+        options,
+    )
 
 
 def depth_points(
@@ -229,6 +275,6 @@ class Cloud:
         cells = np.floor(xyz / self._voxel_m).astype(np.int64) + half
         if cells.size and not (cells.min() >= 0 and cells.max() < 2 * half):
             raise ValueError(
-                f"voxel: got {self._voxel_m} m and points {np.abs(xyz).max():.0f} m away, expected larger cubes or 0"
+                f"--voxel: got {self._voxel_m} m and points {np.abs(xyz).max():.0f} m away, expected larger cubes or 0"
             )
         return (cells[:, 0] << 2 * CELL_BITS) | (cells[:, 1] << CELL_BITS) | cells[:, 2]

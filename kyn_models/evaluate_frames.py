@@ -44,7 +44,7 @@ class Scoring:
 
     def __post_init__(self) -> None:
         if not 0 < self.far_m < np.inf:
-            raise ValueError(f"far: got {self.far_m}, expected metres above 0")
+            raise ValueError(f"--far: got {self.far_m}, expected metres above 0")
         check_roi(self.roi)
 
 

@@ -130,19 +130,23 @@ def evaluate_occupancy(
 
     drives: readers and the frame numbers to score. truth_of: where truth comes from, else computed from the protocol's
     scans; masks of 4..50 m or of the protocol's first range. objects: (460, 80) object map by frame name, or None.
-    shown: the frame whose image the models are given. skip: gets name and reason of a frame whose truth is missing or
-    damaged; without it that is raised. reach: answers' trained (near, far) in metres, in which their own depth is
-    rendered, else ``PUBLISHED_RANGE_M``. frames_wanted: a sample's observation has neighbours in time beside its key
-    frame, as far as there are some. A frame about which the protocol says nothing has NaN scores.
+    shown: the frame whose image the models are given. skip: gets name and reason of a frame whose truth or image is
+    missing or damaged; without it that is raised. reach: answers' trained (near, far) in metres, in which their own
+    depth is rendered, else ``PUBLISHED_RANGE_M``. frames_wanted: a sample's observation has neighbours in time beside
+    its key frame, as far as there are some. A frame about which the protocol says nothing has NaN scores.
     """
     truth_of = truth_of or partial(truths, scans=protocol.scans, z_range=protocol.ranges[0])
     rows: list[OccupancyRow] = []
     total, done = sum(len(frames) for _, frames in drives), 0
     for drive, frames in drives:
         for frame, truth, _, problem in truth_of(drive, frames):
-            name = frame_name(drive.drive, frame)
+            name, sample = frame_name(drive.drive, frame), None
             if truth is not None:
-                sample = kitti360_sample(drive, shown(drive, frame), frames_wanted)
+                try:
+                    sample = kitti360_sample(drive, shown(drive, frame), frames_wanted)
+                except (ValueError, OSError) as error:
+                    problem = error
+            if truth is not None and sample is not None:
                 for answer, model in models.items():
                     ends = (reach or {}).get(answer, PUBLISHED_RANGE_M)
                     density = partial(model.density, sample)

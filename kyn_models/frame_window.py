@@ -224,16 +224,16 @@ class FrameWindow(Generic[F]):
         chain = list(self._chain())
         if not chain:
             return None
-        newest, *chain = chain
+        options, (newest, *chain) = self.options, chain
         reason, cause = self._why_not(newest, chain)
-        if not cause and self.options.neighbours == "centred":
+        if not cause and options.neighbours == "centred":
             key, others = chain[0], [*chain[1:], newest]
         else:
             key, others = newest, chain if not cause else []
         if self._answered_ns is not None and key.stamp_ns <= self._answered_ns:
             return None
         self._answered_before_ns, self._answered_ns = self._answered_ns, key.stamp_ns
-        return Choice(key, tuple(frame for frame in others if not self._unfit(key, frame)[1]), reason, cause)
+        return Choice(key, tuple(frame for frame in others if not unfit(key, frame, options)[1]), reason, cause)
 
     def _why_not(self, newest: F, chain: list[F]) -> tuple[str, Cause]:
         """Sentence and cause if the newest frame has nothing to be compared with."""
@@ -252,30 +252,31 @@ class FrameWindow(Generic[F]):
                 f"{standing}the camera moved less than spacing_m = {options.spacing_m:g} m within {limit_s:g} s",
                 "too little baseline",
             )
-        return self._unfit(newest, chain[0])
+        return unfit(newest, chain[0], options)
 
-    def _unfit(self, key: F, neighbour: F) -> tuple[str, Cause]:
-        """Sentence and cause if two frames are too far from each other to be compared."""
-        options, away_m = self.options, distance_m(key, neighbour)
-        if away_m > options.max_baseline_m:
-            return (
-                f"the frame beside it is {away_m:.1f} m away, expected at most "
-                f"max_baseline_m = {options.max_baseline_m:g} m",
-                "too far apart",
-            )
-        if (seconds := abs(key.stamp_ns - neighbour.stamp_ns) * 1e-9) > options.max_age_s:
-            return (
-                f"the frame beside it is {seconds:.1f} s away, expected at most max_age_s = {options.max_age_s:g} s",
-                "too far apart",
-            )
-        turned_deg = math.degrees(turn_rad(key, neighbour))
-        if turned_deg > options.max_turn_deg:
-            return (
-                f"the camera turned by {turned_deg:.0f} degrees since the frame beside it, expected at most "
-                f"max_turn_deg = {options.max_turn_deg:g}",
-                "turned too far",
-            )
-        return "", ""
+
+def unfit(key: Posed, neighbour: Posed, options: WindowOptions) -> tuple[str, Cause]:
+    """Sentence and cause if two frames are too far from each other to be compared, else empty."""
+    away_m = distance_m(key, neighbour)
+    if away_m > options.max_baseline_m:
+        return (
+            f"the frame beside it is {away_m:.1f} m away, expected at most "
+            f"max_baseline_m = {options.max_baseline_m:g} m",
+            "too far apart",
+        )
+    if (seconds := abs(key.stamp_ns - neighbour.stamp_ns) * 1e-9) > options.max_age_s:
+        return (
+            f"the frame beside it is {seconds:.1f} s away, expected at most max_age_s = {options.max_age_s:g} s",
+            "too far apart",
+        )
+    turned_deg = math.degrees(turn_rad(key, neighbour))
+    if turned_deg > options.max_turn_deg:
+        return (
+            f"the camera turned by {turned_deg:.0f} degrees since the frame beside it, expected at most "
+            f"max_turn_deg = {options.max_turn_deg:g}",
+            "turned too far",
+        )
+    return "", ""
 
 
 def distance_m(a: Posed, b: Posed) -> float:

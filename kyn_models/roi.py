@@ -16,7 +16,7 @@ def check_roi(roi: Roi | None) -> None:
     top, bottom, left, right = roi
     if not (0 <= top < bottom and 0 <= left < right):
         raise ValueError(
-            f"roi: got top {top}, bottom {bottom}, left {left}, right {right}, "
+            f"--roi: got top {top}, bottom {bottom}, left {left}, right {right}, "
             "expected 0 <= top < bottom and 0 <= left < right, in pixels"
         )
 
@@ -28,6 +28,6 @@ def inside(roi: Roi | None, shape: tuple[int, ...]) -> BoolArray:
         return ~found
     top, bottom, left, right = roi
     if bottom > shape[0] or right > shape[1]:
-        raise ValueError(f"roi: got bottom {bottom}, right {right}, expected at most {shape[0]} and {shape[1]}")
+        raise ValueError(f"--roi: got bottom {bottom}, right {right}, expected at most {shape[0]} and {shape[1]}")
     found[top:bottom, left:right] = True
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 import threading
@@ -39,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if not 0 < args.rate_hz < math.inf:
+        raise ValueError(f"--rate-hz: got {args.rate_hz:g}, expected a rate above 0")
     drive = _open(args)
     if drive.stamps_assumed:
         print(f"no file of stamps: frames are stamped at {args.rate_hz:g} Hz")

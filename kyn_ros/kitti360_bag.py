@@ -11,6 +11,7 @@ ones: they turn during 0.1 s while the car drives, and no motion is taken out.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -300,9 +301,18 @@ def qos(latched: bool) -> Qos:
     )
 
 
+def in_bytes(count: int) -> str:
+    """``1.4 GB``, below that ``93 MB``."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
 def _check_space(drive: Drive, out: Path, frames: tuple[int, ...], options: BagOptions) -> None:
-    """Refuse before hours of work what cannot fit, judged by the first frame."""
+    """Refuse before hours of work what cannot be written or cannot fit, judged by the first frame."""
     parent = next(path for path in out.parents if path.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"{out}: {parent} cannot be written to by this user, expected a folder that can; name another"
+        )
     size = 0
     for camera in options.cameras:
         k, path = drive.intrinsics(camera), drive.image_path(frames[0], camera)
@@ -312,6 +322,6 @@ def _check_space(drive: Drive, out: Path, frames: tuple[int, ...], options: BagO
     free = shutil.disk_usage(parent).free
     if size * len(frames) > free:
         raise OSError(
-            f"{out}: needs about {size * len(frames) / 1e9:.1f} GB for {len(frames)} frames, {free / 1e9:.1f} GB are "
-            "free; use --compressed, --no-lidar, --start and --stop, or another disk"
+            f"{out}: needs about {in_bytes(size * len(frames))} for {len(frames)} frames, {in_bytes(free)} are free; "
+            "use --compressed, --no-lidar, --start and --stop, or another disk"
         )

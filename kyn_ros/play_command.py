@@ -33,15 +33,29 @@ def run(args: argparse.Namespace) -> int:
         raise FileNotFoundError(f"{args.path}: there is no such file or folder")
     if not args.rate > 0:
         raise ValueError(f"--rate: got {args.rate}, expected a number above 0")
-    prepare_environment()
     if is_drive_folder(args.path):
+        prepare_environment()
         return _play_folder(args)
     if args.lockstep or args.drive or args.start is not None or args.stop is not None:
         raise ValueError(
             f"{args.path}: has no data_2d_raw and no sequences, so it is no KITTI-360 or KITTI odometry folder; "
             "--drive, --start, --stop and --lockstep are for those"
         )
+    require_bag(args.path)
+    prepare_environment()
     return _play_bag(args)
+
+
+def require_bag(path: Path) -> None:
+    """Raise ``ValueError`` for a folder that is no bag: it would be reported by what a bag has and this lacks."""
+    if not path.is_dir() or (path / "metadata.yaml").is_file():
+        return
+    files = sorted(file for file in path.iterdir() if file.suffix in (".mcap", ".db3"))
+    raise ValueError(
+        f"{path}: got {'a folder without metadata.yaml' if any(path.iterdir()) else 'an empty folder'}, expected a "
+        "rosbag2 (metadata.yaml and its files, or one .mcap or .db3 file), a KITTI-360 folder (with data_2d_raw) or a "
+        "KITTI odometry folder (with sequences)" + (f"; play {files[0]} itself" if files else "")
+    )
 
 
 def _play_folder(args: argparse.Namespace) -> int:
@@ -61,7 +75,13 @@ def _play_bag(args: argparse.Namespace) -> int:
     from kyn_ros.bag_player import BagPlayer
 
     stop = lifecycle.start_ros([])
-    player = BagPlayer(args.path, args.rate, args.loop, stop)
+    try:
+        player = BagPlayer(args.path, args.rate, args.loop, stop)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; where its recording was cut short, `mcap recover` (.mcap) or `ros2 bag reindex` (metadata.yaml) "
+            "mends it"
+        ) from error
     executor = SingleThreadedExecutor()
     executor.add_node(player)
     player.run(executor)

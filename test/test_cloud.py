@@ -125,7 +125,13 @@ class StreetDrive:
     def posed_frame(self, frame: int) -> PosedFrame:
         pose = self.world_from_base(frame) @ self.base_from_camera()
         image = self._street.at(frame * FRAME_S).render(K, pose).image
-        return PosedFrame(image, K, round((frame + 1) * FRAME_S * 1e9), pose)
+        return PosedFrame(image, K, self.stamp_ns(frame), pose)
+
+    def stamp_ns(self, frame: int) -> int:
+        return round((frame + 1) * FRAME_S * 1e9)
+
+    def intrinsics(self) -> Intrinsics:
+        return K
 
     def base_from_camera(self) -> Float64Array:
         return base_from_camera("00")
@@ -171,13 +177,41 @@ def test_frames_of_a_street_agree_in_the_axes_of_the_first(street: Street) -> No
     )
 
 
-def test_models_of_several_frames_get_neighbours(street: Street) -> None:
+def test_every_frame_is_answered_with_neighbours(street: Street) -> None:
     drive, model = StreetDrive(street, range(6)), TrueDepth(street, 3)
     used = [seen.frames_used for seen in seen_from(drive, drive.frames, model, ALL)]
-    assert model.asked == [(0, 1), (1, 3), (2, 3), (3, 3), (4, 3)] and used == [1, 3, 3, 3, 3]
+    assert model.asked == [(frame, 3) for frame in range(6)] and used == [3] * 6
     every = TrueDepth(street, 3)
     list(seen_from(drive, drive.frames, every, ALL, every=2))
-    assert every.asked == [(0, 1), (2, 3), (4, 3)]
+    assert every.asked == [(0, 3), (2, 3), (4, 3)]
+
+
+def test_neighbours_may_lie_outside_the_chosen_frames(street: Street) -> None:
+    drive, model = StreetDrive(street, range(6)), TrueDepth(street, 3)
+    list(seen_from(drive, [3], model, ALL))
+    assert model.asked == [(3, 3)]
+    alone = StreetDrive(street, [3])
+    list(seen_from(alone, [3], model, ALL))
+    assert model.asked == [(3, 3), (3, 1)]
+
+
+def test_a_damaged_frame_is_no_neighbour(street: Street) -> None:
+    class Damaged(StreetDrive):
+        def posed_frame(self, frame: int) -> PosedFrame:
+            if frame == 2:
+                raise ValueError("frame 2 is cut short")
+            return super().posed_frame(frame)
+
+    drive, model = Damaged(street, range(6)), TrueDepth(street, 3)
+    said: list[Exception] = []
+    list(seen_from(drive, drive.frames, model, ALL, damaged=said.append))
+    assert model.asked == [(frame, 3) for frame in (0, 1, 3, 4, 5)] and [str(one) for one in said] == [
+        "frame 2 is cut short"
+    ]
+    list(seen_from(drive, [3], model, ALL, damaged=said.append))
+    assert model.asked[-1] == (3, 3) and len(said) == 1, "another neighbour serves, and no frame was left out"
+    with pytest.raises(ValueError, match="frame 2 is cut short"):
+        list(seen_from(drive, [3], model, ALL))
 
 
 def test_what_moves_is_asked_of_the_key_frame(street: Street) -> None:
@@ -190,7 +224,7 @@ def test_what_moves_is_asked_of_the_key_frame(street: Street) -> None:
         return np.ones((64, 160), dtype=bool)
 
     seen = list(seen_from(drive, drive.frames, model, ALL, moving=moving))
-    assert asked == [frame for frame, _ in model.asked] and len(asked) == 5
+    assert asked == [frame for frame, _ in model.asked] and len(asked) == 6
     assert all(len(one.points.xyz) == 0 for one in seen)
 
 
@@ -273,27 +307,28 @@ def test_command_with_a_model_of_several_frames(
     command += ["--model", str(model), "--runtime", "torch", "--out", str(tmp_path / "cloud.ply"), "--start", "168"]
     assert cli.main([*command, "--near", "0", "--far", "500", "--voxel", "0"]) == 0
     out = capsys.readouterr().out
-    assert "points of 2 frames" in out and "1 of these frames had no neighbours" in out
+    assert "points of 3 frames" in out and "had no neighbours" not in out
     assert len(read_ply(tmp_path / "cloud.ply").xyz) > 1000
 
 
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (("--near", "5", "--far", "4"), "expected 0 <= near < far"),
-        (("--voxel", "-1"), "voxel: got -1"),
-        (("--edge", "0"), "edge: got 0"),
-        (("--step", "0"), "step: got 0"),
+        (("--near", "5", "--far", "4"), "--near, --far: got 5.0 and 4.0, expected 0 <= near < far"),
+        (("--voxel", "-1"), "--voxel: got -1"),
+        (("--edge", "0"), "--edge: got 0"),
+        (("--step", "0"), "--step: got 0"),
         (("--every", "0"), "--every: got 0"),
         (("--min-frames", "0"), "min-frames: got 0"),
-        (("--min-frames", "2", "--voxel", "0"), "min-frames: got 2 with voxel 0.0"),
-        (("--roi", "5", "5", "0", "9"), "roi: got top 5, bottom 5"),
+        (("--min-frames", "2", "--voxel", "0"), "--min-frames: got 2 with --voxel 0.0"),
+        (("--roi", "5", "5", "0", "9"), "--roi: got top 5, bottom 5"),
         (("--mask-hits", "2"), "--mask-hits: got 2, which a cloud of all pixels"),
         (("--without-moving",), "mvobj_mask: missing or empty"),
         (("--layout", "kitti360", "--without-moving"), "which kitti360 does not use"),
         (("--start", "171"), "got no frame from --start to --stop"),
         (("--drive", "08"), "got no sequence 08"),
         (("--layout", "kitti360", "--poses", "dvso"), "--poses: got dvso"),
+        (("--layout", "kitti360"), "in the layout kitti_odometry, expected one of KITTI-360"),
         (("--out", "nowhere/cloud.ply"), "nowhere/cloud.ply"),
     ],
 )

@@ -67,6 +67,25 @@ def test_masks_of_gt_occupancy_give_the_numbers_of_computing(
     assert "z 4..50 m" in stored and "z 4..20 m" in stored
 
 
+def test_a_damaged_image_is_left_out_counted_and_named(
+    drive: Kitti360, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = drive.image_path(6)
+    image.write_bytes(image.read_bytes()[:100])
+    split = tmp_path / "split.txt"
+    split.write_text("".join(f"{drive.drive} {frame} l\n" for frame in (5, 6, 7)))
+    for more in (("--stop", "7"), ("--split", str(split))):
+        assert cli.main(arguments(drive, prior, "--scans", "3", *more)) == 0
+        out = capsys.readouterr().out
+        assert "occupancy, 2 frames" in out
+        assert re.search(rf"1 frame left out, .*{image.name}.*: {drive.drive} 6\n", out)
+        assert cli.main(arguments(drive, prior, "--scans", "3", *more, "--strict")) == 2
+        assert image.name in capsys.readouterr().err
+    assert cli.main(arguments(drive, prior, "--scans", "3", "--start", "6", "--stop", "6")) == 2
+    error = capsys.readouterr().err
+    assert "none of the 1 frames could be scored" in error and error.count("\n") == 1
+
+
 def test_protocols_have_their_own_scans_and_ranges(
     drive: Kitti360, prior: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,14 +1,16 @@
 """``kyn image``: a photo to files, and what it says when the photo or the camera is wrong."""
 
 import dataclasses
+import errno
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import yaml
 
-from kyn_models import views
+from kyn_models import ply, views
 from kyn_models.artifact import KITTI360_CAMERA
 from kyn_models.cli import main
 from kyn_models.cli.image import RESULTS
@@ -55,6 +57,25 @@ def test_a_photo_becomes_depth_map_view_and_mesh(photo, tiny_artifact, here, cap
     assert "in place of earlier results" not in said
     assert main(["image", str(photo), "--model", str(tiny_artifact)]) == 0
     assert "wrote to street_kyn, in place of earlier results:" in capsys.readouterr().out
+
+
+def test_a_full_disk_leaves_no_half_of_the_results(photo, tiny_artifact, here, capsys, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    command = ["image", str(photo), "--model", str(tiny_artifact), "--out", "new/results"]
+    with monkeypatch.context() as patch:
+        patch.setattr(ply, "write_whole", full)
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert error == f"kyn image: {Path('new/results/voxels.ply')}: no space left on device\n"
+        assert not (here / "new" / "results").exists()
+    assert main(command) == 0
+    before = {file.name: file.stat().st_ino for file in (here / "new" / "results").iterdir()}
+    assert set(before) == set(RESULTS)
+    monkeypatch.setattr(ply, "write_whole", full)
+    assert main(command) == 2
+    assert {file.name: file.stat().st_ino for file in (here / "new" / "results").iterdir()} == before
 
 
 def test_the_precision_reaches_the_predictor(photo, tiny_artifact, monkeypatch, capsys):

@@ -67,6 +67,25 @@ def test_a_file_becomes_an_artifact_also_after_a_pause(drive: Path, borrowed_eng
     assert torch.isfinite(field(torch.tensor([[[0.0, 0.0, 10.0]]]))).all()
 
 
+def test_a_folder_of_other_files_is_refused(drive: Path, tmp_path: Path, capsys) -> None:
+    recipe = recipe_file(tmp_path / "recipe.yaml", drive)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.jpg").write_bytes(b"photo")
+    for out, words in ((photos, "such as a.jpg"), (photos / "a.jpg", "is a file")):
+        assert main(["train", str(recipe), str(out)]) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1 and [path.name for path in photos.iterdir()] == ["a.jpg"]
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "log.txt").touch()
+    own = recipe_file(begun / "recipe.yaml", drive, loop={"steps": 30})
+    assert main(["train", str(own), str(begun), "--minutes", "0"]) == 3
+    (begun / "log.txt").write_text("a line")
+    assert main(["train", str(own), str(begun), "--minutes", "0"]) == 3
+    assert "going on from step 1" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_with_the_running_step_saved(number, drive: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     asked(monkeypatch, {1: 1}, number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ pytest.importorskip("numba")
 import cv2
 
 from kyn_models import camera_paths, film, novel_view, views
+from kyn_models.cli import eval as shared
 from kyn_models.cli import main
 from kyn_models.types import Intrinsics, Observation, PosedFrame
 
@@ -44,6 +46,43 @@ def test_a_sequence_has_a_picture_per_frame(drive, tiny_artifact, tmp_path, caps
     assert len(pictures) == 2 and pictures[0].shape[1] > 640
     assert "2 pictures at 10 per second" in capsys.readouterr().out
     assert not list(tmp_path.glob("*.part*"))
+
+
+def test_a_damaged_frame_is_left_out_and_named(drive, tiny_artifact, tmp_path, capsys):
+    image = next(drive.glob("data_2d_raw/*/image_00/data_rect/*6.png"))
+    image.write_bytes(image.read_bytes()[:60])
+    out = tmp_path / "s.mp4"
+    command = ["video", "sequence", "--data", str(drive), "--out", str(out), "--model", str(tiny_artifact)]
+    assert main([*command, "--stop", "7", "--strict"]) == 2 and not out.exists()
+    assert image.name in capsys.readouterr().err
+    assert main([*command, "--stop", "7"]) == 0 and len(frames_of(out)) == 2
+    said = capsys.readouterr().out
+    assert "left out: 1 frames that could not be read" in said and image.name in said
+    out.unlink()
+    assert main([*command, "--start", "6", "--stop", "6"]) == 2 and not out.exists()
+    assert "none of the 1 frames could be read" in capsys.readouterr().err
+
+
+def test_progress_in_a_file_says_the_time_left(capsys, monkeypatch):
+    clock = iter([100.0, 104.0, 111.0])
+    monkeypatch.setattr(shared.time, "monotonic", lambda: next(clock))
+    show = shared.timed_progress(5)
+    show(1, "pictures")
+    show(2, "pictures")
+    assert capsys.readouterr().err == "2/5 pictures, about 16 s left\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_film_leaves_nothing(number, drive, tiny_artifact, tmp_path, monkeypatch):
+    def stopped(*_):
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(views, "frame_picture", stopped)
+    out = tmp_path / "film" / "s.mp4"
+    out.parent.mkdir()
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["video", "sequence", "--data", str(drive), "--out", str(out), "--model", str(tiny_artifact)]) == 130
+    assert not list(out.parent.iterdir()) and signal.getsignal(signal.SIGTERM) == before
 
 
 def test_flights_and_rise_from_photos(tiny_artifact, tmp_path, capsys):

@@ -12,6 +12,7 @@ import argparse
 import csv
 import io
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -45,6 +46,8 @@ Drives = list[tuple[Kitti360, tuple[int, ...]]]
 FOCAL_TOLERANCE = 0.05
 """The focal lengths of KITTI raw's five dates, as shares of the image size, are within 1 % of each other; KITTI-360's
 is 32 % off."""
+QUIET_S = 10.0
+"""Where the output is a file, longer work says so often how far it is."""
 Read = TypeVar("Read")
 Row = TypeVar("Row")
 
@@ -261,6 +264,22 @@ def progress(done: int, total: int, frame: str) -> None:
     if sys.stderr.isatty():
         end = "\n" if done == total else ""
         print(f"\r{done}/{total} {frame}", end=end, file=sys.stderr, flush=True)
+
+
+def timed_progress(total: int) -> Callable[[int, str], None]:
+    """Shows (done, of what) with the time that is left: on a terminal always, elsewhere a line every ten seconds."""
+    started = time.monotonic()
+    last = [started]
+
+    def show(done: int, what: str) -> None:
+        now = time.monotonic()
+        text = f"{what}, about {(now - started) / done * (total - done):.0f} s left   "
+        progress(done, total, text)
+        if not sys.stderr.isatty() and now - last[0] > QUIET_S:
+            print(f"{done}/{total} {text.rstrip()}", file=sys.stderr, flush=True)
+            last[0] = now
+
+    return show
 
 
 def print_table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> None:

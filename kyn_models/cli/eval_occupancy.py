@@ -83,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
         models[f"prior of {prior.frames} frames, no image"] = prior
     rows, skipped = _score(args, protocol, drives, {**models, **TRIVIAL}, model.frames_wanted)
     ranks.leave()
+    if skipped and not rows:
+        raise ValueError(f"{skipped[0][1]}, and none of the {frames} frames could be scored")
     if ranks.first():
         _say(args, protocol, rows, [*missing, *skipped])
     return 0
@@ -186,7 +188,7 @@ def _score(
     models: Mapping[str, DensityModel],
     frames_wanted: int,
 ) -> tuple[list[OccupancyRow], list[tuple[str, str]]]:
-    """Rows of all ranks' frames, and name and reason of frames whose truth turned out to be damaged."""
+    """Rows of all ranks' frames, and name and reason of frames whose truth or image turned out to be damaged."""
     turned = {
         (drive.drive, drive.camera): {
             frame: frames[(i + len(frames) // 2) % len(frames)] for i, frame in enumerate(frames)

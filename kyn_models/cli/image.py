@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +21,7 @@ from kyn_models.predictor import Predictor, PredictorOptions
 from kyn_models.predictors import make_predictor
 from kyn_models.types import Float64Array, Intrinsics, Observation, PosedFrame, Prediction
 from kyn_models.voxel_pictures import write_mesh
-from kyn_models.whole_files import write_image
+from kyn_models.whole_files import write_image, write_whole
 
 DEFAULT_FOV_DEG = 70.0
 KITTI360_ASPECTS = (3.3, 3.8)
@@ -139,12 +143,29 @@ def mount_of(height_m: float, pitch_deg: float) -> Float64Array:
 def write_results(
     out: Path, prediction: Prediction, predictor: Predictor, title: str, seen: np.ndarray
 ) -> dict[str, str]:
-    """Write all files into ``out`` and return their names with a word about each.
+    """Write all files into ``out``, or none, and return their names with a word about each.
 
-    title: of the overview. seen: (height, width) bool, what of the model's image the photo shows.
+    title: of the overview. seen: (height, width) bool, what of the model's image the photo shows. Raises ``OSError``.
     """
-    assert prediction.depth_m is not None
+    new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".making-", dir=out) as scratch:
+            words = _write(Path(scratch), prediction, predictor, title, seen)
+            for name in words:
+                os.replace(Path(scratch) / name, out / name)
+    except BaseException as error:
+        if new:
+            shutil.rmtree(out, ignore_errors=True)
+        if isinstance(error, OSError) and error.filename is not None:
+            error.filename, error.filename2 = str(out / Path(error.filename).name), None
+        raise
+    return words
+
+
+def _write(folder: Path, prediction: Prediction, predictor: Predictor, title: str, seen: np.ndarray) -> dict[str, str]:
+    """The same, one file after the other."""
+    assert prediction.depth_m is not None
     pictures = {
         "depth.png": views.depth_picture(prediction),
         "birds_eye.png": views.birds_eye_picture(prediction, seen=seen),
@@ -153,9 +174,11 @@ def write_results(
     if prediction.labels is not None:
         pictures[LABELS] = views.labels_picture(prediction, seen)
     for name, picture in pictures.items():
-        write_image(out / name, picture)
-    np.save(out / "depth_m.npy", prediction.depth_m)
-    faces = write_mesh(out / "voxels.ply", prediction, predictor.options.grid.occupied_above)
+        write_image(folder / name, picture)
+    depth = io.BytesIO()
+    np.save(depth, prediction.depth_m)
+    write_whole(folder / "depth_m.npy", depth.getvalue())
+    faces = write_mesh(folder / "voxels.ply", prediction, predictor.options.grid.occupied_above)
     finite = prediction.depth_m[np.isfinite(prediction.depth_m)]
     labelled = {LABELS: "the photo in the colours of its classes"} if LABELS in pictures else {}
     return {

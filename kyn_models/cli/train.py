@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kyn_models import config as configuration
 from kyn_models import ranks
 from kyn_models.cli import interrupt
-from kyn_models.loop import LAST
+from kyn_models.loop import BEST, LAST
 
 if TYPE_CHECKING:
     from kyn_models.recipe import TrainConfig
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PAUSED = 3
 """Exit code of a training that is not finished and was not disturbed."""
 
+OF_A_TRAINING = (LAST, BEST, "curves", "streets", "artifact")
+"""What a training leaves in its folder, from the first street on."""
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
 ABOUT = """
@@ -38,7 +40,7 @@ a second Ctrl-C or before the first step. Under torchrun a pause is 0, as it tak
 died: there, artifact/ tells whether all is done.
 
 OUT holds last.pt and best.pt (checkpoints), curves/ (for TensorBoard), what is rendered or stored once, and in the
-end artifact/: the best model, for `kyn eval`, `kyn image` and the nodes.
+end artifact/: the best model, for `kyn eval`, `kyn image` and the nodes. A folder of other files is refused.
 """
 
 
@@ -55,12 +57,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (else cpu)")
 
 
+def require_own_folder(out: Path, config: Path) -> None:
+    """Raise ``FileExistsError`` for a folder of other files: new or empty ones and those of a training are right.
+
+    The configuration may lie in it, and a log that was just begun and is empty.
+    """
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out}: is a file, expected a folder for the training; name another one")
+    if not out.is_dir() or any((out / name).exists() for name in OF_A_TRAINING):
+        return
+    allowed = config.resolve()
+    others = [
+        path for path in out.iterdir() if path.resolve() != allowed and not (path.is_file() and not path.stat().st_size)
+    ]
+    if others:
+        raise FileExistsError(
+            f"{out}: holds files of no training of kyn, such as {min(others).name}, expected a new or empty folder or "
+            "one of an earlier training; name another one"
+        )
+
+
 def run(args: argparse.Namespace) -> int:
     import torch
 
     from kyn_models import recipe
 
     config = configuration.load_yaml(recipe.TrainConfig, args.config)
+    require_own_folder(args.out, args.config)
     if args.minutes is not None:
         config = replace(config, loop=replace(config.loop, minutes=args.minutes))
     if args.device == "cuda" and not torch.cuda.is_available():

@@ -6,8 +6,9 @@ Frames come from a drive in KITTI-360's layout (synthetic drives as well) or fro
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,8 @@ import numpy as np
 
 from kyn_models import camera_paths, film, views
 from kyn_models.artifact import Artifact
-from kyn_models.cli.eval import check_writable, progress
+from kyn_models.cli import interrupt
+from kyn_models.cli.eval import check_writable, say_left_out, timed_progress
 from kyn_models.cli.image import DEFAULT_FOV_DEG, camera_from_file, camera_from_fov, mount_of
 from kyn_models.cli.model_options import add_model, add_runtime
 from kyn_models.cli.unused import refuse
@@ -34,7 +36,7 @@ VIDEOS = (".mp4", ".mkv", ".mov")
 DEFAULT_PICTURES = 48
 DEFAULT_PATHS = ("sideways", "forward", "circle")
 OF_MODES = {
-    "sequence": ("start", "stop", "every"),
+    "sequence": ("start", "stop", "every", "strict"),
     "flight": ("frame", "path", "pictures"),
     "transition": ("frame", "pictures"),
 }
@@ -50,10 +52,11 @@ class Frames(NamedTuple):
 
 
 class Film(NamedTuple):
-    """total: how many pictures there will be, for the progress."""
+    """total: how many pictures there will be, for the progress. left_out: gets why a frame has none."""
 
     total: int
     pictures: Iterable[UInt8Array]
+    left_out: Sequence[str] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,6 +87,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start", type=int, metavar="FRAME", help="sequence: first frame (photos count from 0)")
     parser.add_argument("--stop", type=int, metavar="FRAME", help="sequence: last frame")
     parser.add_argument("--every", type=int, metavar="N", help="sequence: only every N-th frame (else all)")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        default=None,
+        help="sequence: a frame that cannot be read is an error (else left out)",
+    )
     parser.add_argument("--frame", type=int, metavar="FRAME", help="flight, transition: which one (else the first)")
     parser.add_argument(
         "--path",
@@ -121,7 +130,12 @@ def run(args: argparse.Namespace) -> int:
     predictor = make_predictor(artifact, PredictorOptions(args.runtime, precision=args.precision))
     frames = photos(args, artifact) if args.images else drive_frames(args, predictor.frames_wanted)
     made = (sequence if args.mode == "sequence" else views_of_one)(args, frames, predictor)
-    count = write_video(args.out, _shown(made), rate)
+    handler = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        count = write_video(args.out, _shown(made), rate)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    say_left_out((), made.left_out)
     if args.images and args.fov is None and args.camera_info is None:
         print(f"no --fov given: distances assume a horizontal field of view of {DEFAULT_FOV_DEG:g} degrees")
     print(f"{args.out}: {count} pictures at {rate} per second; {artifact.name} on {predictor.runtime_name}")
@@ -137,9 +151,10 @@ def _refuse_unused(args: argparse.Namespace) -> None:
 
 def _shown(made: Film) -> Iterator[UInt8Array]:
     print(f"making {made.total} pictures", file=sys.stderr, flush=True)
+    show = timed_progress(made.total)
     for done, picture in enumerate(made.pictures, start=1):
-        progress(done, made.total, "pictures")
         yield picture
+        show(done + len(made.left_out), "pictures")
 
 
 def drive_frames(args: argparse.Namespace, frames_wanted: int) -> Frames:
@@ -174,7 +189,10 @@ def photos(args: argparse.Namespace, artifact: Artifact) -> Frames:
 
 
 def sequence(args: argparse.Namespace, frames: Frames, predictor: Predictor) -> Film:
-    """Input, depth, bird's-eye view and voxels of each frame."""
+    """Input, depth, bird's-eye view and voxels of each frame.
+
+    One that cannot be read is left out, without ``--strict`` and as long as there is another.
+    """
     first = frames.numbers[0] if args.start is None else args.start
     last = frames.numbers[-1] if args.stop is None else args.stop
     chosen = [number for number in frames.numbers if first <= number <= last][:: args.every or 1]
@@ -184,14 +202,24 @@ def sequence(args: argparse.Namespace, frames: Frames, predictor: Predictor) -> 
             f"from {frames.numbers[0]} to {frames.numbers[-1]}"
         )
 
+    damaged: list[str] = []
+
     def pictures() -> Iterator[UInt8Array]:
         for number in chosen:
-            name, observation = frames.read(number)
+            try:
+                name, observation = frames.read(number)
+            except (ValueError, OSError) as error:
+                damaged.append(str(error))
+                if args.strict:
+                    raise
+                if len(damaged) == len(chosen):
+                    raise ValueError(f"{error}, and none of the {len(chosen)} frames could be read") from error
+                continue
             prediction = predictor.predict(observation)
             seen = predictor.artifact.camera.seen(observation.key.intrinsics)
             yield views.frame_picture(prediction, name, seen)
 
-    return Film(len(chosen), pictures())
+    return Film(len(chosen), pictures(), damaged)
 
 
 def views_of_one(args: argparse.Namespace, frames: Frames, predictor: Predictor) -> Film:

@@ -32,11 +32,11 @@ class MaskOptions:
 
     def __post_init__(self) -> None:
         if self.grow_px < 0:
-            raise ValueError(f"mask-grow: got {self.grow_px}, expected pixels, 0 or above")
+            raise ValueError(f"--mask-grow: got {self.grow_px}, expected pixels, 0 or above")
         if self.frames < 1 or self.frames % 2 == 0:
-            raise ValueError(f"mask-frames: got {self.frames}, expected an odd number, the key frame in the middle")
+            raise ValueError(f"--mask-frames: got {self.frames}, expected an odd number, the key frame in the middle")
         if not 1 <= self.hits <= self.frames:
-            raise ValueError(f"mask-hits: got {self.hits}, expected 1 to {self.frames}, the masks that are looked at")
+            raise ValueError(f"--mask-hits: got {self.hits}, expected 1 to {self.frames}, the masks that are looked at")
 
 
 class MovingMasks:

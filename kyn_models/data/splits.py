@@ -53,11 +53,26 @@ def drives_of(root: str | Path) -> tuple[str, ...]:
     names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir())) if folder.is_dir() else ()
     if not names:
         above = next((path for path in Path(root).resolve().parents if (path / "data_2d_raw").is_dir()), None)
+        if layout := other_layout(root):
+            raise FileNotFoundError(
+                f"{root}: got a folder in the layout {layout}, expected one of KITTI-360, with data_2d_raw; commands "
+                f"that read it have --layout {layout}"
+            )
         raise FileNotFoundError(
             f"{folder}: missing or empty, expected a drive (a KITTI-360 folder in official layout)"
             + (f"; {above} is one" if above else "")
         )
     return names
+
+
+def other_layout(root: str | Path) -> str:
+    """``kitti_odometry`` or ``kitti_raw`` for a folder that looks like that and not like KITTI-360, else empty."""
+    root = Path(root)
+    if not root.is_dir() or (root / "data_2d_raw").is_dir():
+        return ""
+    if (root / "sequences").is_dir():
+        return "kitti_odometry"
+    return "kitti_raw" if any(path.is_dir() for path in root.glob("????_??_??/????_??_??_drive_*")) else ""
 
 
 def choose_drive(root: Path, drive: str | None, split: str | Path | None, tolerant: bool) -> str:

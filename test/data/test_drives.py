@@ -31,10 +31,27 @@ def test_a_sequence_of_kitti_odometry(shared_data: Path) -> None:
 
 def test_another_folder_is_refused_by_name(tmp_path: Path) -> None:
     assert not is_drive_folder(tmp_path)
-    with pytest.raises(FileNotFoundError, match="data_2d_raw: missing or empty, expected a drive"):
+    either = r"expected a KITTI-360 folder \(with data_2d_raw\) or a KITTI odometry folder \(with sequences\)"
+    for path, got in ((tmp_path, "an empty folder"), (tmp_path / "nowhere", "no such folder")):
+        for read in (open_drive, drive_names):
+            with pytest.raises(FileNotFoundError, match=f"{path}: got {got}, {either}$"):
+                read(path)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(FileNotFoundError, match="got other files"):
         open_drive(tmp_path)
+    with pytest.raises(FileNotFoundError, match="got a file"):
+        open_drive(tmp_path / "notes.txt")
+    (tmp_path / "raw" / "2011_09_26" / "2011_09_26_drive_0001_sync").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="got a KITTI raw folder"):
+        open_drive(tmp_path / "raw")
+    with pytest.raises(FileNotFoundError, match="in the layout kitti_raw, expected .*--layout kitti_raw"):
+        Kitti360(tmp_path / "raw")
     (tmp_path / "sequences").mkdir()
     with pytest.raises(FileNotFoundError, match="sequences: got no sequence"):
         drive_names(tmp_path)
     with pytest.raises(FileNotFoundError, match="got no sequence 07"):
         open_drive(tmp_path, "07")
+    with pytest.raises(FileNotFoundError, match=f"; {tmp_path} is one$"):
+        open_drive(tmp_path / "raw")
+    with pytest.raises(FileNotFoundError, match="in the layout kitti_odometry.*have --layout kitti_odometry"):
+        Kitti360(tmp_path)

@@ -25,7 +25,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from kyn_models.data.kitti360 import Kitti360
 from kyn_ros import bag_command, cli
-from kyn_ros.kitti360_bag import BagOptions, write_bag
+from kyn_ros.kitti360_bag import BagOptions, in_bytes, write_bag
 
 
 @pytest.fixture
@@ -239,8 +239,12 @@ def test_nothing_is_left_behind_when_it_cannot_be_written(
         write_bag(drive, out)
     assert not out.exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
-    with pytest.raises(OSError, match=r"needs about .* GB for 4 frames.*--compressed"):
+    with pytest.raises(OSError, match=r"needs about 0 MB for 4 frames, 0 MB are free; use --compressed"):
         write_bag(drive, out)
+    monkeypatch.setattr("kyn_ros.kitti360_bag.os.access", lambda *_: False)
+    with pytest.raises(PermissionError, match=f"{out}: {tmp_path} cannot be written to by this user"):
+        write_bag(drive, out)
+    assert (in_bytes(93_000_000), in_bytes(1_440_000_000)) == ("93 MB", "1.4 GB")
 
 
 @pytest.mark.parametrize(
@@ -250,7 +254,7 @@ def test_nothing_is_left_behind_when_it_cannot_be_written(
         (["{folder}", "{tmp}/bag", "--start", "99"], "expected a range that holds some of the frames 5 to 8"),
         (["{tmp}/nowhere", "{tmp}/bag"], "no such folder"),
         (["{folder}", "{tmp}/bag", "--drive", "other"], "no such drive"),
-        (["{folder}", "{tmp}/bag", "--rate-hz", "0"], "rate_hz: got 0.0"),
+        (["{folder}", "{tmp}/bag", "--rate-hz", "0"], "--rate-hz: got 0,"),
     ],
 )
 def test_command_says_what_is_wrong_in_one_line(

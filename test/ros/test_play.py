@@ -24,6 +24,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from tiny_drive import write_drive
 
+from kyn_ros import cli
 from kyn_ros.convert import stamp_ns
 from kyn_ros.params import TopicQos
 
@@ -66,6 +67,25 @@ def bag(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / "bag"
 
 
+def test_what_is_no_bag_or_a_damaged_one_is_said_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert cli.main(["play", str(folder)]) == 2
+    said = [capsys.readouterr().err]
+    assert "got an empty folder, expected a rosbag2" in said[0] and "data_2d_raw" in said[0]
+    (folder / "a.mcap").write_bytes(b"\x89MCAP0\r\n" + bytes(100))
+    assert cli.main(["play", str(folder)]) == 2
+    said.append(capsys.readouterr().err)
+    assert "without metadata.yaml, expected a rosbag2" in said[1] and f"; play {folder / 'a.mcap'} itself" in said[1]
+    with Process("kyn_ros.cli", "play", str(folder / "a.mcap")) as play:
+        assert play.wait(30.0) == 2
+        said.append(play.text)
+    assert "cannot be read as a rosbag2" in said[2] and "`mcap recover`" in said[2]
+    assert all(text.count("\n") == 1 for text in said)
+
+
 def test_a_bag_is_played_with_its_pace_clock_and_latched_topics(ros, bag: Path) -> None:
     node = ros.node("listener")
     images: list[Image] = []
@@ -100,7 +120,7 @@ def test_the_bag_ends(bag: Path) -> None:
     ("arguments", "text"),
     [
         (["/nowhere"], "/nowhere: there is no such file or folder"),
-        (["{folder}"], "cannot be read as a rosbag2"),
+        (["{folder}"], "got an empty folder, expected a rosbag2"),
         (["{folder}", "--rate", "0"], "--rate: got 0.0"),
         (["{folder}", "--lockstep"], "has no data_2d_raw"),
     ],
