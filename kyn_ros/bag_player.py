@@ -16,11 +16,12 @@ from rosbags.rosbag2 import Reader, ReaderError
 from rosgraph_msgs.msg import Clock
 
 from kyn_ros.convert import time_message
+from kyn_ros.listeners import FOUND_WITHIN_S, wait_for_listeners
 from kyn_ros.params import TopicQos
 
 CLOCK_PERIOD_S = 0.02
-SETTLE_S = 0.5
-"""Discovery takes a moment: without it the first messages would find nobody."""
+LEAVE_S = 0.5
+"""Reliable messages that are still on their way need a writer that lives."""
 
 
 class BagPlayer(Node):
@@ -47,7 +48,7 @@ class BagPlayer(Node):
 
     def run(self, executor: SingleThreadedExecutor) -> None:
         """Play to the end (with ``loop`` until stopped)."""
-        self._wait(executor, time.monotonic() + SETTLE_S)
+        self._wait_for_listeners(executor)
         connections = [c for c in self._reader.connections if c.id in self._topics]
         while not self._stop.is_set():
             begin_s, begin_ns, count = time.monotonic(), self._reader.start_time, 0
@@ -59,9 +60,19 @@ class BagPlayer(Node):
                 count += 1
             self.get_logger().info(f"played {count} messages in {time.monotonic() - begin_s:.1f} s")
             if not self._loop:
-                # Reliable messages that are still on their way need a writer that lives.
-                self._wait(executor, time.monotonic() + SETTLE_S)
+                self._wait(executor, time.monotonic() + LEAVE_S)
                 return
+
+    def _wait_for_listeners(self, executor: SingleThreadedExecutor) -> None:
+        """Until those who listen to any of the topics are found; nobody has to."""
+
+        def counts() -> list[int]:
+            return [publisher.get_subscription_count() for publisher in self._topics.values()]
+
+        self.get_logger().info(f"looking for subscribers of {len(self._topics)} topics, {FOUND_WITHIN_S:g} s at most")
+        found = wait_for_listeners(counts, any, lambda until_s: self._wait(executor, until_s), self._stop)
+        if not found and not self._stop.is_set():
+            self.get_logger().info("nobody listens to any of them; playing all the same")
 
     def close(self) -> None:
         """Close the bag."""

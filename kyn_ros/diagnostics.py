@@ -242,9 +242,13 @@ def model_status(name: str, activity: str, refusal: str, predictor: Predictor | 
     return make_status(name, OK, message, values)
 
 
-def outputs_status(name: str, topics: Sequence[str], note: str) -> DiagnosticStatus:
-    """Which outputs are made (topics with a subscriber, and the grid). note: what cannot be published here."""
-    return make_status(name, OK, note or "all outputs can be published", {"made": ", ".join(topics)})
+def outputs_status(name: str, topics: Sequence[str], rivalry: str, note: str) -> DiagnosticStatus:
+    """Which outputs are made (topics with a subscriber, and the grid).
+
+    rivalry: who else publishes them, empty if nobody does. note: what cannot be published here.
+    """
+    message = rivalry or note or "all outputs can be published"
+    return make_status(name, WARN if rivalry else OK, message, {"made": ", ".join(topics)})
 
 
 def array_message(stamp: Time, statuses: list[DiagnosticStatus]) -> DiagnosticArray:

@@ -18,9 +18,10 @@ from std_msgs.msg import Header
 from kyn_models import occupancy, views
 from kyn_models.occupancy import GridOptions
 from kyn_models.types import Prediction
-from kyn_ros import convert
+from kyn_ros import convert, diagnostics
 from kyn_ros.fusion import Place, make_fusion
 from kyn_ros.params import PerceptionParameters, TopicQos
+from kyn_ros.rivals import rivals
 from kyn_ros.worker import check
 
 try:
@@ -89,8 +90,13 @@ class Outputs:
         return self._fusion is not None
 
     def statuses(self, name: str) -> list[DiagnosticStatus]:
-        """Of the rolling grid, where there is one; name: the node's."""
-        return [] if self._fusion is None else [self._fusion.status(f"{name}: fusion")]
+        """Of the topics, and of the rolling grid where there is one; name: the node's."""
+        rivalry = rivals(self._node, [publisher.topic_name for publisher in self._publishers.values()])
+        if rivalry:
+            self._node.get_logger().warning(rivalry, throttle_duration_sec=10.0)
+        made = [output.topic for output in self.wanted()]
+        topics = diagnostics.outputs_status(f"{name}: outputs", made, rivalry, self.note)
+        return [topics] if self._fusion is None else [topics, self._fusion.status(f"{name}: fusion")]
 
     def wanted(self) -> list[Output]:
         """The outputs that somebody subscribes to, and the grid."""

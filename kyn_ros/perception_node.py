@@ -299,9 +299,7 @@ class PerceptionNode(LifecycleNode):
             if self._frames.lost_images():
                 self.get_logger().warning(diagnostics.FAST_DDS_ADVICE, throttle_duration_sec=10.0)
         if self._perception is not None and self._outputs is not None:
-            topics = [output.topic for output in self._outputs.wanted()]
-            statuses.append(diagnostics.outputs_status(f"{name}: outputs", topics, self._outputs.note))
-            statuses += self._perception.statuses() + self._outputs.statuses(name)
+            statuses += self._outputs.statuses(name) + self._perception.statuses()
         if self._poses is not None:
             statuses.append(self._poses.status(f"{name}: poses"))
         self._diagnostics.publish(diagnostics.array_message(self.get_clock().now().to_msg(), statuses))

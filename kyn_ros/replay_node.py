@@ -37,6 +37,7 @@ from std_msgs.msg import Header
 from kyn_models.data.drives import image_frame, open_drive
 from kyn_models.types import Float64Array
 from kyn_ros import convert, lifecycle, odometry
+from kyn_ros.listeners import FOUND_WITHIN_S, wait_for_listeners
 from kyn_ros.mount import numbers_from_pose, parameter_text
 from kyn_ros.params import TopicQos, declare, read
 from kyn_ros.replay_params import ReplayParameters
@@ -48,8 +49,9 @@ except ImportError:  # pip has no wheel of tf2_msgs; a ROS 2 installation has it
 
 ODOM_FRAME, BASE_FRAME, LIDAR_FRAME = "odom", "base_link", "velodyne"
 CLOCK_PERIOD_S = 0.02
-SETTLE_S = 0.5
-"""Discovery takes a moment, and after it a best-effort subscriber still does, until it hears the first message."""
+LEAVE_S = 0.5
+"""Reliable messages that are still on their way need a writer that lives."""
+REMIND_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -96,15 +98,13 @@ class ReplayNode(Node):
     def run(self, executor: SingleThreadedExecutor) -> int:
         """Replay. Returns the exit code: 1 if a frame was broken, or unanswered in lockstep, else 0."""
         lockstep = self.parameters.pace == "lockstep"
-        if lockstep and not self._wait_for_perception(executor):
+        if not self._wait_for_listeners(executor, lockstep):
             return 0 if self._stop.is_set() else 1
-        self._spin(executor, time.monotonic() + SETTLE_S)
         while True:
             self._replay_once(executor, lockstep)
             if self._stop.is_set() or not self.parameters.loop:
                 break
-        # Reliable messages that are still on their way need a writer that lives.
-        self._spin(executor, time.monotonic() + SETTLE_S)
+        self._spin(executor, time.monotonic() + LEAVE_S)
         bad = f", {len(self.broken)} broken" if self.broken else ""
         answers = f", {len(self._answered)} answered, {len(self.unanswered)} unanswered" if lockstep else ""
         self.get_logger().info(f"replayed {self.drive.drive}, {len(self.frames)} frames{bad}{answers}")
@@ -135,22 +135,51 @@ class ReplayNode(Node):
 
     # -- pace ----------------------------------------------------------------------------------------------------------
 
-    def _wait_for_perception(self, executor: SingleThreadedExecutor) -> bool:
-        """True once enough nodes listen to image and camera_info and one publishes grids."""
-        deadline = time.monotonic() + self.parameters.wait_s
-        self.get_logger().info("lockstep: waiting for the perception node")
-        while not self._stop.is_set():
-            listening = min(self._image.get_subscription_count(), self._info.get_subscription_count())
-            if listening >= self.parameters.listeners and self.count_publishers(self._grids.topic_name) > 0:
-                return True
-            if time.monotonic() > deadline:
-                self.get_logger().error(
-                    f"lockstep: nobody listens to {self._image.topic_name} and {self._info.topic_name} and publishes "
-                    f"{self._grids.topic_name} after {self.parameters.wait_s:g} s; is the perception node active?"
-                )
-                return False
-            self._spin(executor, time.monotonic() + 0.1)
-        return False
+    def _wait_for_listeners(self, executor: SingleThreadedExecutor, lockstep: bool) -> bool:
+        """True once enough nodes listen to image and camera_info, in lockstep one that publishes grids among them.
+
+        Nobody has to listen where the pace is that of the clock, but those who do are found before the first image.
+        """
+        wait_s = self.parameters.wait_s if lockstep else FOUND_WITHIN_S
+        if lockstep:
+            self.get_logger().info("lockstep: waiting for the perception node")
+        begin_s = said_s = time.monotonic()
+
+        def enough(counts: Sequence[int]) -> bool:
+            return min(counts) >= self.parameters.listeners and (not lockstep or self._answerers() > 0)
+
+        def spin(until_s: float) -> None:
+            nonlocal said_s
+            if until_s - said_s > REMIND_S:
+                said_s = until_s
+                self.get_logger().warning(self._missing(lockstep, f"{until_s - begin_s:.0f} of {wait_s:g}"))
+            self._spin(executor, until_s)
+
+        if wait_for_listeners(self._subscribers, enough, spin, self._stop, wait_s):
+            return True
+        if self._stop.is_set():
+            return False
+        missing = self._missing(lockstep, f"{wait_s:g}")
+        if lockstep:
+            self.get_logger().error(missing)
+        else:
+            self.get_logger().info(f"{missing}; replaying all the same")
+        return not lockstep
+
+    def _missing(self, lockstep: bool, seconds: str) -> str:
+        images, infos = self._subscribers()
+        grids = f", and {self._answerers()} publishers of {self._grids.topic_name}" if lockstep else ""
+        return (
+            f"got {images} subscribers of {self._image.topic_name} and {infos} of {self._info.topic_name}{grids} after "
+            f"{seconds} s, expected {self.parameters.listeners} of each{', and 1' * lockstep}; start `kyn node`, or "
+            "see what it says"
+        )
+
+    def _answerers(self) -> int:
+        return self.count_publishers(self._grids.topic_name)
+
+    def _subscribers(self) -> tuple[int, int]:
+        return self._image.get_subscription_count(), self._info.get_subscription_count()
 
     def _replay_once(self, executor: SingleThreadedExecutor, lockstep: bool) -> None:
         self._answered.clear()
