@@ -3,6 +3,9 @@
 Two cameras may name the same frame; mixed, they would give wrong distances. A driver that is started anew overlaps with
 the one before. What tells them apart is the publisher's gid, which rclpy gives beside each message from ROS 2 Lyrical
 on; older ones do not say whose a message is, and then no image is taken while there are two publishers.
+
+Which CameraInfo belongs to the images is told by the name of the node. Two drivers may be started with the same one;
+then their processes tell them apart.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from kyn_ros.diagnostics import second_publisher
 SILENT_S = 1.0
 """After so long without an image of the publisher in use another one takes its place."""
 KEPT_INFOS = 10
+PROCESS_BYTES = 12
+"""With DDS, gids of one process begin with the same bytes, those of two processes with others."""
 ADVICE = "stop the others, or give each camera a node of its own, in a namespace"
 OTHER, UNKNOWN = "other publisher", "two image publishers"
 """Reasons for a dropped image."""
@@ -89,7 +94,7 @@ class Publishers:
         )
 
     def info(self, message: CameraInfo, source: Source) -> bool:
-        """Whether a CameraInfo may be of the images that are taken: not if it is of another node and theirs has some.
+        """Whether a CameraInfo may be of the images that are taken: not if it is of another camera.
 
         Else two cameras that name the same frame would exchange their focal lengths.
         """
@@ -97,16 +102,22 @@ class Publishers:
         if gid is None:
             return True
         self._infos.append((gid, message))
-        if self._used is None or self._node.count_publishers(self._info_topic) < 2:
-            return True
-        infos = self._known(self._info_topic)
-        name = self._known(self._image_topic).get(self._used)
-        return name not in infos.values() or infos.get(gid, name) == name
+        several = max(map(self._node.count_publishers, (self._image_topic, self._info_topic))) > 1
+        return self._used is None or not several or self._belongs()(gid)
 
     def latest_infos(self) -> list[CameraInfo]:
-        """What the node whose images are taken last published, oldest first; it may have come before its image."""
-        infos, name = self._known(self._info_topic), self._known(self._image_topic).get(self._used or b"")
-        return [message for gid, message in self._infos if infos.get(gid, "") == name]
+        """What was last published of the camera whose images are taken, oldest first; it may be older than its image."""
+        belongs = self._belongs()
+        return [message for gid, message in self._infos if belongs(gid)]
+
+    def _belongs(self) -> Callable[[bytes], bool]:
+        """Whether the CameraInfo of a publisher is of the images that are taken: if one is known to be, only that."""
+        others, infos = self._known(self._image_topic), self._known(self._info_topic)
+        name = others.pop(self._used or b"", "")
+        process = (self._used or b"")[:PROCESS_BYTES] if name in others.values() else b""
+        own = {gid for gid, node in infos.items() if node == name and gid.startswith(process)}
+        foreign = {gid for gid, node in infos.items() if node in others.values()}
+        return lambda gid: gid in own if own else gid not in foreign
 
     def _known(self, topic: str) -> dict[bytes, str]:
         """Names of the nodes that publish on a topic, as far as discovery knows, by gid."""
