@@ -36,11 +36,13 @@ Source = Mapping[str, Any] | None
 
 class Verdict(NamedTuple):
     """What to do with an image. restart: a sentence if everything starts afresh before it. reason, sentence: why it is
-    dropped, empty if it is taken."""
+    dropped, empty if it is taken. chosen: its publisher is another one than before, or the first; the CameraInfo
+    messages until now may be of another camera."""
 
     restart: str = ""
     reason: str = ""
     sentence: str = ""
+    chosen: bool = False
 
 
 def with_source(handle: Callable[[Any, Source], None]) -> Callable[..., None]:
@@ -81,7 +83,7 @@ class Publishers:
         before = self._used
         if before in (None, gid):
             self._used, self._last_s = gid, now
-            return Verdict()
+            return Verdict(chosen=before is None)
         known = self._known(self._image_topic)
         gone = gid in known and before not in known
         if not gone and now - self._last_s <= SILENT_S:
@@ -90,7 +92,8 @@ class Publishers:
         what = "is gone" if gone else f"has been silent for {SILENT_S:g} s"
         return Verdict(
             restart=f"image: the publisher in use on {self._image_topic} {what}, "
-            f"those of {known.get(gid, 'another one')} are used from now on"
+            f"those of {known.get(gid, 'another one')} are used from now on",
+            chosen=True,
         )
 
     def info(self, message: CameraInfo, source: Source) -> bool:
@@ -103,10 +106,10 @@ class Publishers:
             return True
         self._infos.append((gid, message))
         several = max(map(self._node.count_publishers, (self._image_topic, self._info_topic))) > 1
-        return self._used is None or not several or self._belongs()(gid)
+        return not several or self._belongs()(gid)
 
     def latest_infos(self) -> list[CameraInfo]:
-        """What was last published of the camera whose images are taken, oldest first; it may be older than its image."""
+        """What was last published of the camera whose images are taken, oldest first; it may be older than they are."""
         belongs = self._belongs()
         return [message for gid, message in self._infos if belongs(gid)]
 
@@ -141,4 +144,4 @@ class Publishers:
             return Verdict()
         # Whose images those before were is not known.
         sentence = f"{second}, and this rclpy does not say whose an image is; {ADVICE}"
-        return Verdict(second if begins else "", UNKNOWN, sentence)
+        return Verdict(second if begins else "", UNKNOWN, sentence, begins)

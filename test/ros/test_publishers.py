@@ -21,7 +21,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from kyn_models.types import Intrinsics
 from kyn_ros import publishers
 from kyn_ros.params import TopicQos
-from kyn_ros.publishers import SILENT_S, Publishers, gid_of
+from kyn_ros.publishers import SILENT_S, Publishers, Verdict, gid_of
 
 REAR = dataclasses.replace(CAMERA, fx=2 * CAMERA.fx, fy=2 * CAMERA.fy)
 
@@ -42,6 +42,10 @@ class SecondCamera:
     def send(self, stamp_ms: int, grey: int = 128, camera: Intrinsics = CAMERA) -> None:
         self._info.publish(info_of(stamp_ms * MS, camera))
         self._image.publish(image_of(grey, stamp_ms * MS, camera))
+        self._one.ros.spin_for(0.1)
+
+    def send_info(self, stamp_ms: int) -> None:
+        self._info.publish(info_of(stamp_ms * MS, REAR))
         self._one.ros.spin_for(0.1)
 
     def leave(self) -> None:
@@ -112,6 +116,22 @@ def test_no_image_is_given_the_focal_length_of_another_camera(
     assert {frame.intrinsics for asked in one.model.asked for frame in asked.frames} == {CAMERA}
 
 
+@pytest.mark.parametrize("info_first", [True, False])
+def test_the_first_image_is_not_given_the_camera_info_of_another_camera(drive, info_first: bool) -> None:
+    one = drive()
+    second = SecondCamera(one.one)
+    one.pose(1000, 0.0)
+    if info_first:
+        one.one.send(info=info_of(1000 * MS))
+        one.one.ros.spin_for(0.1)
+    second.send_info(1000)
+    one.one.send(image_of(128, 1000 * MS))
+    one.one.ros.spin_for(0.1)
+    if not info_first:
+        one.one.send(info=info_of(1000 * MS))
+    assert one.answers(1) == [1000] and one.model.asked[0].key.intrinsics == CAMERA
+
+
 def test_a_second_publisher_that_is_silent_costs_nothing(drive) -> None:
     one = drive()
     one.steps(0, 2)
@@ -159,7 +179,7 @@ def test_where_rclpy_does_not_say_whose_an_image_is_none_is_taken_from_two(bench
     one = bench()
     sources = Publishers(one.node, "/image", "/camera_info")
     for old in (None, {"source_timestamp": 1, "received_timestamp": 2}):
-        assert gid_of(old) is None and sources.image(old) == ("", "", "")
+        assert gid_of(old) is None and sources.image(old) == Verdict()
         assert sources.info(info_of(SECOND), old) and sources.latest_infos() == []
     second = SecondCamera(one)
     first = sources.image(None)
@@ -167,7 +187,7 @@ def test_where_rclpy_does_not_say_whose_an_image_is_none_is_taken_from_two(bench
     assert first.reason == "two image publishers" and "this rclpy does not say whose an image is" in first.sentence
     assert sources.image(None).restart == "" and sources.image(None).reason == first.reason
     second.leave()
-    assert sources.image(None) == ("", "", "")
+    assert sources.image(None) == Verdict()
 
 
 def test_what_is_silent_is_measured_on_the_steady_clock(bench) -> None:
