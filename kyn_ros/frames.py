@@ -45,7 +45,8 @@ class Frames:
         self._converted: dict[int, PosedFrame] = {}
         self._lock = threading.Lock()
         self._epoch: int | None = None
-        self._restarts = 0
+        # Restarts until now, and those before the image that the inference thread is at.
+        self._restarts = self._restarts_before = 0
         self._last: Chosen | None = None
         self._note = ""
         self._used: Counter[int] = Counter()
@@ -80,8 +81,12 @@ class Frames:
             self._fates.leave(lambda stamp_ns: stamp_ns == self._asked_ns, fate)
 
     def begin(self, arrival: Arrival) -> bool:
-        """The inference thread turns to an image; False if that was given up meanwhile."""
+        """The inference thread turns to an image; False if that was given up meanwhile.
+
+        From here on a restart ends the work on it: images of two times are never compared.
+        """
         with self._lock:
+            self._restarts_before = self._restarts
             self._asked_ns = arrival.stamp_ns if arrival.stamp_ns in self._fates else None
             return self._asked_ns is not None
 
@@ -100,25 +105,25 @@ class Frames:
         waits longer for it. Images that turn out to be none are dropped, and the frames are chosen anew without them.
         Raises ``InputError`` where ``arrival`` has no pose or its camera none, ``Cancelled``.
         """
-        begin, restarts = time.monotonic(), self._restarts
+        begin = time.monotonic()
         with self._lock:
             self._lost_last = ""
-        *earlier, (newest, located) = self._ready(arrival, restarts, cancelled)
+        *earlier, (newest, located) = self._ready(arrival, cancelled)
         pose_ms = (time.monotonic() - begin) * 1e3
         with self._lock:
             self._asked_ns = newest.stamp_ns
         for image, its_pose in earlier:
             try:
-                self._add(image, its_pose, looks, restarts, ask=False)
+                self._add(image, its_pose, looks, ask=False)
             except InputError as error:
                 self._lose(image, error)
-        choice = self._add(newest, located, looks, restarts, ask=True)
+        choice = self._add(newest, located, looks, ask=True)
         while choice is not None:
-            frames, broken = self._convert((choice.key, *choice.neighbours), looks, restarts, cancelled)
+            frames, broken = self._convert((choice.key, *choice.neighbours), looks, cancelled)
             for placed, fault in broken:
                 self._lose(placed.arrival, fault)
             with self._lock:
-                self._check_restart(restarts)
+                self._check_restart()
                 self._asked_ns = choice.key.stamp_ns
                 if not broken and self._asked_ns in self._fates:
                     return Chosen(choice, frames, (newest.stamp_ns - choice.key.stamp_ns) * 1e-6, pose_ms)
@@ -129,7 +134,7 @@ class Frames:
         return None
 
     def _convert(
-        self, chosen: tuple[Placed, ...], looks: Looks, restarts: int, cancelled: threading.Event
+        self, chosen: tuple[Placed, ...], looks: Looks, cancelled: threading.Event
     ) -> tuple[tuple[PosedFrame, ...], list[tuple[Placed, InputError]]]:
         """The images of chosen frames, and the frames that have none, with the reason."""
         frames, broken = [], []
@@ -143,7 +148,7 @@ class Frames:
             frames.append(frame)
             with self._lock:
                 # After a restart another image may have this stamp.
-                self._check_restart(restarts)
+                self._check_restart()
                 self._converted[placed.stamp_ns] = frame
         return tuple(frames), broken
 
@@ -191,19 +196,19 @@ class Frames:
         message = f"one image answers: {note}" if note else "neighbours are used"
         return make_status(name, OK if expected or not note else WARN, message, values)
 
-    def _ready(self, arrival: Arrival, restarts: int, cancelled: threading.Event) -> list[tuple[Arrival, Located]]:
+    def _ready(self, arrival: Arrival, cancelled: threading.Event) -> list[tuple[Arrival, Located]]:
         """The waiting images up to ``arrival`` that have a pose, oldest first: at least one, which is waited for."""
         waiting = self._take_waiting(arrival)
         ready: list[tuple[Arrival, Located]] = []
         while waiting:
-            self._check_restart(restarts)
+            self._check_restart()
             image = waiting.pop(0)
             try:
                 located = self._poses.locate(image.stamp_ns, cancelled, 0.0 if ready else None)
             except PoseLate:
                 # Poses come in the order of stamps: the later images have none either.
                 self._asked_ns = image.stamp_ns
-                self._wait_on([image, *waiting] if ready else waiting, restarts)
+                self._wait_on([image, *waiting] if ready else waiting)
                 if ready:
                     break
                 raise
@@ -219,15 +224,16 @@ class Frames:
         """Images up to ``arrival``, of its camera, oldest first; no longer waiting."""
         stamp_ns, camera = arrival.stamp_ns, arrival.image.header.frame_id
         with self._lock:
+            self._check_restart()
             taken = [one for one in self._waiting if one.stamp_ns < stamp_ns and one.image.header.frame_id == camera]
             later = [one for one in self._waiting if one.stamp_ns > stamp_ns]
             self._waiting = later
         return [*taken, arrival]
 
-    def _wait_on(self, images: list[Arrival], restarts: int) -> None:
+    def _wait_on(self, images: list[Arrival]) -> None:
         """Put images back, before those that came meanwhile; not those of the time before a restart."""
         with self._lock:
-            if self._restarts == restarts:
+            if self._restarts == self._restarts_before:
                 self._waiting = [*images, *self._waiting]
                 self._thin()
 
@@ -260,7 +266,7 @@ class Frames:
             self._lost[error.reason] += 1
             self._lost_last = str(error)
 
-    def _add(self, arrival: Arrival, located: Located, looks: Looks, restarts: int, ask: bool) -> Choice[Placed] | None:
+    def _add(self, arrival: Arrival, located: Located, looks: Looks, ask: bool) -> Choice[Placed] | None:
         try:
             placed = looks.place(arrival, located.odom_from_base)
         except InputError:
@@ -268,7 +274,7 @@ class Frames:
         except ValueError as error:
             raise InputError("no pose", f"image: {error}") from error
         with self._lock:
-            self._check_restart(restarts)
+            self._check_restart()
             if self._epoch not in (None, located.epoch):
                 self._window.reset("pose jump")
             self._epoch = located.epoch
@@ -276,8 +282,8 @@ class Frames:
             self._converted = {stamp: one for stamp, one in self._converted.items() if self._window.holds(stamp)}
         return choice
 
-    def _check_restart(self, restarts: int) -> None:
-        if self._restarts != restarts:
+    def _check_restart(self) -> None:
+        if self._restarts != self._restarts_before:
             raise InputError("restart", "image: of the time before a restart")
 
 

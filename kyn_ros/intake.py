@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -39,6 +39,12 @@ class Intake:
         """Begin afresh with the next messages, whatever they are."""
         self._pairing.forget_infos()
         self._begin()
+
+    def begin_with(self, infos: Iterable[CameraInfo]) -> None:
+        """Begin afresh, with these as the only CameraInfo messages that have come, oldest first."""
+        self.forget()
+        for info in infos:
+            self.info(info)
 
     def waiting(self) -> int:
         """Images that wait for their CameraInfo."""

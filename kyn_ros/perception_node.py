@@ -208,9 +208,8 @@ class PerceptionNode(LifecycleNode):
         verdict = self._sources.image(source)
         if verdict.restart:
             self._restart(verdict.restart, "change of publisher")
-            self._intake.forget()
-            for info in self._sources.latest_infos():
-                self._intake.info(info)
+        if verdict.chosen:
+            self._intake.begin_with(self._sources.latest_infos())
         if verdict.reason:
             self._drop(verdict.reason, verdict.sentence)
         else:

@@ -3,6 +3,9 @@
 Two cameras may name the same frame; mixed, they would give wrong distances. A driver that is started anew overlaps with
 the one before. What tells them apart is the publisher's gid, which rclpy gives beside each message from ROS 2 Lyrical
 on; older ones do not say whose a message is, and then no image is taken while there are two publishers.
+
+Which CameraInfo belongs to the images is told by the name of the node. Two drivers may be started with the same one;
+then their processes tell them apart.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from kyn_ros.diagnostics import second_publisher
 SILENT_S = 1.0
 """After so long without an image of the publisher in use another one takes its place."""
 KEPT_INFOS = 10
+PROCESS_BYTES = 12
+"""With DDS, gids of one process begin with the same bytes, those of two processes with others."""
 ADVICE = "stop the others, or give each camera a node of its own, in a namespace"
 OTHER, UNKNOWN = "other publisher", "two image publishers"
 """Reasons for a dropped image."""
@@ -31,11 +36,13 @@ Source = Mapping[str, Any] | None
 
 class Verdict(NamedTuple):
     """What to do with an image. restart: a sentence if everything starts afresh before it. reason, sentence: why it is
-    dropped, empty if it is taken."""
+    dropped, empty if it is taken. chosen: its publisher is another one than before, or the first; the CameraInfo
+    messages until now may be of another camera."""
 
     restart: str = ""
     reason: str = ""
     sentence: str = ""
+    chosen: bool = False
 
 
 def with_source(handle: Callable[[Any, Source], None]) -> Callable[..., None]:
@@ -76,7 +83,7 @@ class Publishers:
         before = self._used
         if before in (None, gid):
             self._used, self._last_s = gid, now
-            return Verdict()
+            return Verdict(chosen=before is None)
         known = self._known(self._image_topic)
         gone = gid in known and before not in known
         if not gone and now - self._last_s <= SILENT_S:
@@ -85,11 +92,12 @@ class Publishers:
         what = "is gone" if gone else f"has been silent for {SILENT_S:g} s"
         return Verdict(
             restart=f"image: the publisher in use on {self._image_topic} {what}, "
-            f"those of {known.get(gid, 'another one')} are used from now on"
+            f"those of {known.get(gid, 'another one')} are used from now on",
+            chosen=True,
         )
 
     def info(self, message: CameraInfo, source: Source) -> bool:
-        """Whether a CameraInfo may be of the images that are taken: not if it is of another node and theirs has some.
+        """Whether a CameraInfo may be of the images that are taken: not if it is of another camera.
 
         Else two cameras that name the same frame would exchange their focal lengths.
         """
@@ -97,16 +105,22 @@ class Publishers:
         if gid is None:
             return True
         self._infos.append((gid, message))
-        if self._used is None or self._node.count_publishers(self._info_topic) < 2:
-            return True
-        infos = self._known(self._info_topic)
-        name = self._known(self._image_topic).get(self._used)
-        return name not in infos.values() or infos.get(gid, name) == name
+        several = max(map(self._node.count_publishers, (self._image_topic, self._info_topic))) > 1
+        return not several or self._belongs()(gid)
 
     def latest_infos(self) -> list[CameraInfo]:
-        """What the node whose images are taken last published, oldest first; it may have come before its image."""
-        infos, name = self._known(self._info_topic), self._known(self._image_topic).get(self._used or b"")
-        return [message for gid, message in self._infos if infos.get(gid, "") == name]
+        """What was last published of the camera whose images are taken, oldest first; it may be older than they are."""
+        belongs = self._belongs()
+        return [message for gid, message in self._infos if belongs(gid)]
+
+    def _belongs(self) -> Callable[[bytes], bool]:
+        """Whether the CameraInfo of a publisher is of the images that are taken: if one is known to be, only that."""
+        others, infos = self._known(self._image_topic), self._known(self._info_topic)
+        name = others.pop(self._used or b"", "")
+        process = (self._used or b"")[:PROCESS_BYTES] if name in others.values() else b""
+        own = {gid for gid, node in infos.items() if node == name and gid.startswith(process)}
+        foreign = {gid for gid, node in infos.items() if node in others.values()}
+        return lambda gid: gid in own if own else gid not in foreign
 
     def _known(self, topic: str) -> dict[bytes, str]:
         """Names of the nodes that publish on a topic, as far as discovery knows, by gid."""
@@ -130,4 +144,4 @@ class Publishers:
             return Verdict()
         # Whose images those before were is not known.
         sentence = f"{second}, and this rclpy does not say whose an image is; {ADVICE}"
-        return Verdict(second if begins else "", UNKNOWN, sentence)
+        return Verdict(second if begins else "", UNKNOWN, sentence, begins)

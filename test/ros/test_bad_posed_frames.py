@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -297,6 +299,28 @@ def test_reset_forgets_frames_and_poses(drive) -> None:
     one.step(1300, 3.0)
     assert one.answers(4)[-1] == 1300 and one.questions()[-1] == (1300,)
     assert one.frames()[1] == "one image answers: the first frame after a reset"
+
+
+def test_a_restart_while_the_mount_of_an_image_is_looked_up(drive, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = drive()
+    perception, begun, release = one.one.node._perception, threading.Event(), threading.Event()
+    set_up = perception._setup
+
+    def slow(*arguments: Any) -> Any:
+        begun.set()
+        assert release.wait(20.0)
+        return set_up(*arguments)
+
+    monkeypatch.setattr(perception, "_setup", slow)
+    for number in range(2):
+        one.pose(1000 + 100 * number, number)
+    one.image(1000)
+    assert one.one.ros.spin_until(begun.is_set)
+    one.one.node._restart("the camera was changed", "change of publisher")
+    release.set()
+    assert one.one.ros.spin_until(lambda: one.one.drops() == {"restart": 1})
+    one.image(1100)
+    assert one.answers(1) == [1100] and one.questions() == [(1100,)]
 
 
 def test_a_model_that_uses_no_neighbours_is_named(drive, monkeypatch: pytest.MonkeyPatch) -> None:

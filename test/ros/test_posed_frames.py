@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -150,8 +151,13 @@ class Asked:
         """Images that are neither answered nor dropped, by the counts."""
         return self.received - self.answered - len(self.drops)
 
-    def choose(self, stamp_ms: int, broken: int = 0, bad_info: int = 0) -> list[int]:
-        """Stamps of key and neighbours. broken: the image that is none; bad_info: the CameraInfo that is none."""
+    def choose(
+        self, stamp_ms: int, broken: int = 0, bad_info: int = 0, meanwhile: Callable[[], object] = lambda: None
+    ) -> list[int]:
+        """Stamps of key and neighbours. broken: the image that is none; bad_info: the CameraInfo that is none.
+
+        meanwhile: called once the image is begun.
+        """
 
         def place(arrival: Arrival, pose: Float64Array) -> Placed:
             if arrival.stamp_ns == bad_info * MS:
@@ -169,6 +175,7 @@ class Asked:
             self.arrive(stamp_ms)
         if not self.frames.begin(self.arrivals[stamp_ms]):
             return []
+        meanwhile()
         try:
             chosen = self.frames.choose(self.arrivals[stamp_ms], Looks(place, look), threading.Event())
         except InputError as error:
@@ -257,6 +264,20 @@ def test_images_of_the_time_before_a_restart_are_not_waited_for() -> None:
     with pytest.raises(InputError, match="of the time before"):
         one.choose(1300)
     assert asked == [1100]
+
+
+def test_an_image_of_the_time_before_a_restart_is_no_neighbour_of_those_after_it() -> None:
+    one = Asked(Poses(10.0, *range(1000, 2000, 100)))
+
+    def restart() -> None:
+        one.frames.restart("change of publisher")
+        one.arrive(1100)
+
+    one.arrive(1300)
+    with pytest.raises(InputError, match="of the time before a restart"):
+        one.choose(1300, meanwhile=restart)
+    assert one.drops == ["restart"] and one.looked == []
+    assert one.choose(1200) == [1200, 1100] and one.waiting() == len(one.frames) == 1
 
 
 def test_an_image_that_was_only_a_neighbour_is_counted_as_that_when_it_leaves() -> None:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("rclpy", reason="rclpy is not installed")
+rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
 
 from bench import CAMERA, SECOND, Bench, image_of, info_of, values_of
 from diagnostic_msgs.msg import DiagnosticStatus
 from posed_drive import MS
+from rclpy.context import Context
+from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 
 from kyn_models.types import Intrinsics
+from kyn_ros import publishers
 from kyn_ros.params import TopicQos
-from kyn_ros.publishers import SILENT_S, Publishers, gid_of
+from kyn_ros.publishers import SILENT_S, Publishers, Verdict, gid_of
 
 REAR = dataclasses.replace(CAMERA, fx=2 * CAMERA.fx, fy=2 * CAMERA.fy)
 
@@ -25,8 +29,8 @@ REAR = dataclasses.replace(CAMERA, fx=2 * CAMERA.fx, fy=2 * CAMERA.fy)
 class SecondCamera:
     """A driver of its own on the topics of the first one, which names the same frame."""
 
-    def __init__(self, one: Bench) -> None:
-        self._one, self.node = one, one.ros.node("second_camera")
+    def __init__(self, one: Bench, name: str = "second_camera", context: Context | None = None) -> None:
+        self._one, self.node = one, Node(name, context=context) if context else one.ros.node(name)
         self._image = self.node.create_publisher(Image, "image", TopicQos().profile(5))
         self._info = self.node.create_publisher(CameraInfo, "camera_info", TopicQos().profile(10))
         assert one.ros.spin_until(
@@ -40,10 +44,23 @@ class SecondCamera:
         self._image.publish(image_of(grey, stamp_ms * MS, camera))
         self._one.ros.spin_for(0.1)
 
+    def send_info(self, stamp_ms: int) -> None:
+        self._info.publish(info_of(stamp_ms * MS, REAR))
+        self._one.ros.spin_for(0.1)
+
     def leave(self) -> None:
         self.node.destroy_publisher(self._image)
         self.node.destroy_publisher(self._info)
         assert self._one.ros.spin_until(lambda: self._one.node.count_publishers("/image") == 1)
+
+
+@pytest.fixture
+def process() -> Iterator[Context]:
+    """Has gids as another process has them: nodes in it share nothing with those of the test."""
+    context = Context()
+    rclpy.init(context=context)
+    yield context
+    context.try_shutdown()
 
 
 def leave(one: Bench) -> None:
@@ -73,6 +90,46 @@ def test_images_of_the_publisher_in_use_go_on_and_the_others_are_dropped(drive) 
     second.leave()
     one.step(1500, 5)
     assert one.questions()[-1] == (1500, 1400, 1300), "nothing was forgotten"
+
+
+@pytest.mark.parametrize(("name", "calibration"), [("second_camera", ""), ("peer", ""), ("second_camera", "another")])
+def test_no_image_is_given_the_focal_length_of_another_camera(
+    drive, process: Context, monkeypatch: pytest.MonkeyPatch, name: str, calibration: str
+) -> None:
+    """Also where two drivers have the same node name, or the CameraInfo of the first is of another node."""
+    monkeypatch.setattr(publishers, "SILENT_S", 60.0)
+    one = drive()
+    if calibration:
+        one.one.peer.destroy_publisher(one.one._info)
+        node = one.one.ros.node(calibration)
+        one.one._info = node.create_publisher(CameraInfo, "camera_info", TopicQos().profile(10))
+        one.one.wait_for_subscriptions()
+    one.steps(0, 2)
+    second = SecondCamera(one.one, name, process if name == "peer" else None)
+    for number in range(2, 5):
+        one.pose(1000 + 100 * number, number)
+        one.one.send(info=info_of((1000 + 100 * number) * MS))
+        second.send(1000 + 100 * number, camera=REAR)
+        one.one.send(image_of(128, (1000 + 100 * number) * MS))
+        assert one.one.ros.spin_until(lambda number=number: one.seen() == 1000 + 100 * number)
+    assert one.answers(5) == [1000, 1100, 1200, 1300, 1400] and one.one.drops() == {"other publisher": 3}
+    assert {frame.intrinsics for asked in one.model.asked for frame in asked.frames} == {CAMERA}
+
+
+@pytest.mark.parametrize("info_first", [True, False])
+def test_the_first_image_is_not_given_the_camera_info_of_another_camera(drive, info_first: bool) -> None:
+    one = drive()
+    second = SecondCamera(one.one)
+    one.pose(1000, 0.0)
+    if info_first:
+        one.one.send(info=info_of(1000 * MS))
+        one.one.ros.spin_for(0.1)
+    second.send_info(1000)
+    one.one.send(image_of(128, 1000 * MS))
+    one.one.ros.spin_for(0.1)
+    if not info_first:
+        one.one.send(info=info_of(1000 * MS))
+    assert one.answers(1) == [1000] and one.model.asked[0].key.intrinsics == CAMERA
 
 
 def test_a_second_publisher_that_is_silent_costs_nothing(drive) -> None:
@@ -120,25 +177,25 @@ def test_another_publisher_takes_over_from_one_that_fell_silent(bench) -> None:
 def test_where_rclpy_does_not_say_whose_an_image_is_none_is_taken_from_two(bench) -> None:
     """What rclpy of ROS 2 before Lyrical gives beside a message has no gid."""
     one = bench()
-    publishers = Publishers(one.node, "/image", "/camera_info")
+    sources = Publishers(one.node, "/image", "/camera_info")
     for old in (None, {"source_timestamp": 1, "received_timestamp": 2}):
-        assert gid_of(old) is None and publishers.image(old) == ("", "", "")
-        assert publishers.info(info_of(SECOND), old) and publishers.latest_infos() == []
+        assert gid_of(old) is None and sources.image(old) == Verdict()
+        assert sources.info(info_of(SECOND), old) and sources.latest_infos() == []
     second = SecondCamera(one)
-    first = publishers.image(None)
+    first = sources.image(None)
     assert first.restart == "image: got 2 publishers on /image (/peer, /second_camera), expected one"
     assert first.reason == "two image publishers" and "this rclpy does not say whose an image is" in first.sentence
-    assert publishers.image(None).restart == "" and publishers.image(None).reason == first.reason
+    assert sources.image(None).restart == "" and sources.image(None).reason == first.reason
     second.leave()
-    assert publishers.image(None) == ("", "", "")
+    assert sources.image(None) == Verdict()
 
 
 def test_what_is_silent_is_measured_on_the_steady_clock(bench) -> None:
     clock = SimpleNamespace(now=100.0)
-    publishers = Publishers(bench().node, "/image", "/camera_info", lambda: clock.now)
+    sources = Publishers(bench().node, "/image", "/camera_info", lambda: clock.now)
 
     def image(gid: bytes) -> tuple[bool, str]:
-        verdict = publishers.image({"publisher_gid": {"data": gid}})
+        verdict = sources.image({"publisher_gid": {"data": gid}})
         return bool(verdict.restart), verdict.reason
 
     assert image(b"a") == (False, "") and image(b"b") == (False, "other publisher")
