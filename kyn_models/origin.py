@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kyn_models.artifact import Artifact, Licences
 
 if TYPE_CHECKING:
-    from kyn_models.recipe import TrainConfig
+    from kyn_models.train_config import TrainConfig
 
 STREETS = "synthetic streets of this package"
 LSEG_LICENCE = "LSeg and CLIP's text features inside: weights not stated, the authors' code MIT"
