@@ -31,6 +31,7 @@ from kyn_models.export import export
 from kyn_models.field_training import field_loss, make_batch, validate
 from kyn_models.frame_validation import validate_frames
 from kyn_models.loop import BEST, NOT_COMPARED, part_of
+from kyn_models.models.dymultidepth_official import INPUT as FRAMES_INPUT
 from kyn_models.models.loading import fill, make_config, make_model, weights_file
 from kyn_models.multi_frame_training import depth_batch, multi_frame_loss, validate_depth
 from kyn_models.networks.plane_sweep import sweep_depths
@@ -253,6 +254,7 @@ def write_best(config: TrainConfig, task: Task, out: Path, source: str) -> Path:
         camera=task.camera,
         z_near=model.config.z_near,
         z_far=model.config.z_far,
+        input=Manifest.input if config.frames is None else FRAMES_INPUT,
         licences=licences_of(config, model.config.encoder, task.source),
         provenance={
             "recipe": source,
