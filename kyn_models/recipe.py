@@ -35,7 +35,7 @@ from kyn_models.models.dymultidepth_official import INPUT as FRAMES_INPUT
 from kyn_models.models.loading import fill, make_config, make_model, weights_file
 from kyn_models.multi_frame_training import depth_batch, multi_frame_loss, validate_depth
 from kyn_models.networks.plane_sweep import sweep_depths
-from kyn_models.origin import STREETS, licences_of, source_of, start_of
+from kyn_models.origin import STREETS, branches_of, licences_of, source_of, start_of
 from kyn_models.starting import start_from_artifact, start_from_imagenet, start_with_density, start_with_language
 from kyn_models.train import Batches, Loss, Trainer
 from kyn_models.train_config import TrainConfig as TrainConfig
@@ -251,6 +251,7 @@ def write_best(config: TrainConfig, task: Task, out: Path, source: str) -> Path:
         family=config.family,
         config=configuration.to_mapping(model.config),
         labels=config.labels,
+        branches=branches_of(config),
         camera=task.camera,
         z_near=model.config.z_near,
         z_far=model.config.z_far,
