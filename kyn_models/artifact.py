@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -45,6 +45,10 @@ MONO = "mono.onnx"
 MULTIFRAME = "multiframe.onnx"
 ENGINES = {"float32": "engine_float32.onnx", "float16": "engine_float16.onnx"}
 """Precision of the image network to the fused graph that TensorRT builds engines from."""
+
+Branch = Literal["fused", "mono"]
+"""Answers of a model of several frames: of all of them, of the key frame alone."""
+BRANCHES: tuple[Branch, ...] = get_args(Branch)
 
 KITTI360_CAMERA = Intrinsics(552.554261, 552.554261, 682.049453, 238.769549, 1408, 376)
 """Rectified perspective camera 00 of KITTI-360 (its published calibration)."""
@@ -99,6 +103,7 @@ class Manifest:
 
     family: key of the system. config: its configuration. z_near, z_far: trained range along the optical axis, metres.
     labels: class names by index, empty for families without classes.
+    branches: of a model of several frames, the answers that it was taught; empty: all that its family has.
     provenance: where the weights come from, free text by key. files: SHA-256 of every other file of the folder.
     """
 
@@ -109,6 +114,7 @@ class Manifest:
     z_far: float = 80.0
     input: str = "RGB uint8, image / 255 * 2 - 1"
     labels: tuple[str, ...] = ()
+    branches: tuple[Branch, ...] = ()
     licences: Licences = Licences()
     provenance: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kyn_models import runtimes
-from kyn_models.artifact import Artifact
+from kyn_models.artifact import BRANCHES, Artifact
 from kyn_models.depth_occupancy import DepthCells, depth_to_occupancy
 from kyn_models.occupancy import GridOptions
 from kyn_models.predictor import PREDICTED_FAMILIES, Answer, PredictorOptions
@@ -82,16 +82,17 @@ class PlacedFrames:
 class FramesModel:
     """A loaded model of depth from posed frames. Its volume is made of its depth: ``kyn_models.depth_occupancy``.
 
+    frames_wanted: 1 where the fused branch was never taught: one image is then all that it knows what to do with.
     warn: receives a sentence for each runtime that was passed over; say: progress.
     Raises ``RuntimeFailed``, ``ValueError`` for an unknown runtime or precision.
     """
-
-    frames_wanted = 1 + MOST_NEIGHBOURS
 
     def __init__(
         self, artifact: Artifact, options: PredictorOptions, warn: runtimes.Warn, say: Callable[[str], None]
     ) -> None:
         self._artifact, self._metric_scale = artifact, float(options.metric_scale)
+        fuses = "fused" in (artifact.manifest.branches or BRANCHES)
+        self.frames_wanted = 1 + MOST_NEIGHBOURS * fuses
         loading = LoadOptions(precision=options.precision, say=say)
         self.runtime: FramesRuntime = choose_frames(options.runtime, artifact, warn, loading)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kyn_models import ranks
+from kyn_models.artifact import Branch
 from kyn_models.data.depth_items import DepthItem, DepthItems
 from kyn_models.depth_losses import VirtualNormals, draw_triples, log_depth_loss
 from kyn_models.networks import plane_sweep
@@ -23,7 +24,6 @@ from kyn_models.runtimes.sweep import CompiledSweep
 from kyn_models.train import Batch
 from kyn_models.view_synthesis import epoch_items, jitter_colours
 
-Branch = Literal["fused", "mono"]
 RANGE_M = (3.0, 80.0)
 """True depths that validation scores, and what answers are cut to."""
 DROPPED_PX = 8

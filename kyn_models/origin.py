@@ -1,13 +1,13 @@
-"""What the artifact of a training says about where its weights come from: licences and provenance. numpy only."""
+"""What the artifact of a training says about itself: where its weights come from, what they were taught. numpy only."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kyn_models.artifact import Artifact, Licences
+from kyn_models.artifact import BRANCHES, Artifact, Branch, Licences
 
 if TYPE_CHECKING:
-    from kyn_models.recipe import TrainConfig
+    from kyn_models.train_config import TrainConfig
 
 STREETS = "synthetic streets of this package"
 LSEG_LICENCE = "LSeg and CLIP's text features inside: weights not stated, the authors' code MIT"
@@ -50,3 +50,13 @@ def start_of(config: TrainConfig) -> dict[str, Any]:
         return {}
     start = Artifact.load(config.start_from)
     return {"started from": start.name, "hash of the start": start.hash}
+
+
+def branches_of(config: TrainConfig) -> tuple[Branch, ...]:
+    """Answers that a model of several frames was taught, by its start too; none for other families."""
+    if config.frames is None:
+        return ()
+    taught = set(config.depth_loss.branches)
+    if config.start_from:
+        taught |= set(Artifact.load(config.start_from).manifest.branches or BRANCHES)
+    return tuple(branch for branch in BRANCHES if branch in taught)

@@ -1,4 +1,4 @@
-"""A whole training as a configuration file describes it: model, data, loss, loop; and the artifact it ends in.
+"""From a configuration to its training: model, data, loss, loop; and the artifact it ends in.
 
 What is learned from follows from the file: ``data`` (frames with poses) trains self-supervised, as published; without
 it the geometry of synthetic streets is the teacher, as for the shipped model.
@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,97 +23,28 @@ from kyn_models import __version__, ranks
 from kyn_models import config as configuration
 from kyn_models.artifact import WEIGHTS, Manifest, TrainingCamera, write_artifact
 from kyn_models.data import frame_cache, street_cache
-from kyn_models.data.depth_items import DepthItems, LiveItems, PosedDataConfig, PosedFrames, StoredItems, store_items
+from kyn_models.data.depth_items import DepthItems, LiveItems, PosedFrames, StoredItems, store_items
 from kyn_models.data.frame_cache import ViewItems
-from kyn_models.data.sources import DataConfig, Frames, LiveViews
+from kyn_models.data.sources import Frames, LiveViews
 from kyn_models.data.street_cache import CacheConfig, StreetCache
 from kyn_models.export import export
-from kyn_models.field_training import FieldLossConfig, field_loss, make_batch, validate
+from kyn_models.field_training import field_loss, make_batch, validate
 from kyn_models.frame_validation import validate_frames
-from kyn_models.loop import BEST, NOT_COMPARED, LoopConfig, part_of
+from kyn_models.loop import BEST, NOT_COMPARED, part_of
+from kyn_models.models.dymultidepth_official import INPUT as FRAMES_INPUT
 from kyn_models.models.loading import fill, make_config, make_model, weights_file
-from kyn_models.multi_frame_training import (
-    DepthLossConfig,
-    depth_batch,
-    multi_frame_loss,
-    require_sweep,
-    validate_depth,
-)
+from kyn_models.multi_frame_training import depth_batch, multi_frame_loss, validate_depth
 from kyn_models.networks.plane_sweep import sweep_depths
-from kyn_models.origin import STREETS, licences_of, source_of, start_of
+from kyn_models.origin import STREETS, branches_of, licences_of, source_of, start_of
 from kyn_models.starting import start_from_artifact, start_from_imagenet, start_with_density, start_with_language
 from kyn_models.train import Batches, Loss, Trainer
+from kyn_models.train_config import TrainConfig as TrainConfig
 from kyn_models.types import Intrinsics, Sample
-from kyn_models.view_synthesis import ViewLossConfig, divide_views, frames_batch, view_loss
+from kyn_models.view_synthesis import divide_views, frames_batch, view_loss
 
 log = logging.getLogger(__name__)
 
 Validate = Callable[[nn.Module], tuple[float, dict[str, float]]]
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """A whole training.
-
-    family, model: the system and the keys of its own configuration. data, held_out: frames to train and to validate
-    on (``held_out`` may be left out for streets: ``validation`` is used); view_loss: what is learned from them.
-    streets, validation, loss: the same for training on the geometry of streets, where there is no ``data``.
-    frames, held_out_frames, depth_loss: dymultidepth: posed frames with depth to train and to validate on, and what is
-    learned from them.
-    imagenet: start the image trunk from its ImageNet weights. start_density: per metre, what the field begins with
-    (0: as random weights have it, about 0.7). lseg: kyn: the authors' demo_e200.ckpt, which stays frozen; labels: kyn:
-    the classes that its text tower is asked about; vocabulary: CLIP's file, none for that of the labels extra.
-    start_from: artifact folder of the same family to start from instead of all these.
-    frozen: prefixes of parameters that keep their values, their normalisation statistics too.
-    """
-
-    model: dict[str, Any]
-    family: Literal["bts", "kyn", "dymultidepth"] = "bts"
-    data: DataConfig | None = None
-    held_out: DataConfig | None = None
-    view_loss: ViewLossConfig = ViewLossConfig()
-    streets: CacheConfig = CacheConfig()
-    validation: CacheConfig = CacheConfig(pairs=80, per_street=2, first_seed=900_000, nominal_share=1.0)
-    loss: FieldLossConfig = FieldLossConfig()
-    frames: PosedDataConfig | None = None
-    held_out_frames: PosedDataConfig | None = None
-    depth_loss: DepthLossConfig = DepthLossConfig()
-    loop: LoopConfig = LoopConfig()
-    imagenet: bool = True
-    start_density: float = 0.0
-    lseg: str = ""
-    labels: tuple[str, ...] = ()
-    vocabulary: str = ""
-    start_from: str = ""
-    frozen: tuple[str, ...] = field(default=())
-
-    def __post_init__(self) -> None:
-        model = make_config(self.family, self.model, "model")
-        known = getattr(model, "label_count", 0)
-        if len(self.labels) != known:
-            raise ValueError(
-                f"labels: got {len(self.labels)}, expected {known} as model.label_count says (bts has none)"
-            )
-        multi_frame = self.family == "dymultidepth"
-        if multi_frame != (self.frames is not None) or multi_frame != (self.held_out_frames is not None):
-            raise ValueError(
-                f"frames, held_out_frames: got {_given(self.frames)} and {_given(self.held_out_frames)} for "
-                f"{self.family}, expected both for dymultidepth and none for others"
-            )
-        if multi_frame:
-            require_sweep(self.depth_loss, model.matching)
-        if multi_frame and (self.data is not None or self.start_density > 0):
-            raise ValueError("data, start_density: got one of them for dymultidepth, expected frames alone")
-        if self.family == "kyn" and not (self.lseg or self.start_from):
-            raise ValueError("lseg: got none, expected the authors' demo_e200.ckpt, or start_from: an artifact of kyn")
-        if self.start_density < 0:
-            raise ValueError(f"start_density: got {self.start_density}, expected 0 or above, per metre")
-        if self.data is None and self.held_out is not None:
-            raise ValueError("held_out: got frames to validate on and no `data` to train on, expected both or neither")
-        if self.data is not None and self.data.layout != "streets" and self.held_out is None:
-            raise ValueError("held_out: got none, expected the frames that say which model is best")
-        if self.held_out is not None and self.data is not None and self.held_out.size != self.data.size:
-            raise ValueError(f"held_out.size: got {list(self.held_out.size)}, expected that of data")
 
 
 @dataclass(frozen=True)
@@ -320,9 +251,11 @@ def write_best(config: TrainConfig, task: Task, out: Path, source: str) -> Path:
         family=config.family,
         config=configuration.to_mapping(model.config),
         labels=config.labels,
+        branches=branches_of(config),
         camera=task.camera,
         z_near=model.config.z_near,
         z_far=model.config.z_far,
+        input=Manifest.input if config.frames is None else FRAMES_INPUT,
         licences=licences_of(config, model.config.encoder, task.source),
         provenance={
             "recipe": source,
@@ -343,7 +276,3 @@ def write_best(config: TrainConfig, task: Task, out: Path, source: str) -> Path:
     for agreement in agreements:
         print(f"{agreement.runtime}: within {agreement}")
     return artifact.path
-
-
-def _given(value: object) -> str:
-    return "none" if value is None else "one"

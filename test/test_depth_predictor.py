@@ -108,6 +108,16 @@ def test_without_neighbours_the_mono_branch_answers(runtime: StandIn) -> None:
     np.testing.assert_allclose(alone.depth_m[near], 2 * with_others.depth_m[near], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("taught", "wanted"), [((), 3), (("fused", "mono"), 3), (("fused",), 3), (("mono",), 1)], ids=str
+)
+def test_a_branch_that_was_never_taught_does_not_answer(runtime: StandIn, taught: tuple[str, ...], wanted: int) -> None:
+    made = make_predictor(artifact(branches=taught), PredictorOptions(spec=SPEC))
+    result = made.predict(seen(frame(), frame(-1.0), frame(1.0)))
+    assert made.frames_wanted == wanted == result.frames_used
+    assert runtime.asked[0][1] == {"mono" if wanted == 1 else "fused"}
+
+
 @pytest.mark.parametrize("frames", [(frame(pose=False), frame()), (frame(), frame(-1.0, pose=False))])
 def test_neighbours_without_poses_are_refused(runtime: StandIn, frames: tuple[PosedFrame, ...]) -> None:
     with pytest.raises(ValueError, match="frame at .* ns: got no pose, expected world_from_camera of a key frame"):

@@ -14,13 +14,14 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 
 from multi_frame_job import CONFIG, LOOP
 
-from kyn_models.artifact import Artifact
+from kyn_models.artifact import WEIGHTS, Artifact, write_artifact
 from kyn_models.config import from_mapping
 from kyn_models.data.depth_items import LiveItems, PosedDataConfig, PosedFrames
 from kyn_models.data.kitti_odometry_frames import OdometryFramesOptions
 from kyn_models.models.loading import load_model, make_model
 from kyn_models.multi_frame_training import DepthLossConfig, compiled_cost, depth_batch, dropped, multi_frame_loss
 from kyn_models.networks.plane_sweep import best_depth, sweep_depths
+from kyn_models.origin import branches_of
 from kyn_models.recipe import TrainConfig, make_task, make_trainer, write_best
 from kyn_models.runtimes.frames import choose_frames
 
@@ -117,10 +118,15 @@ def test_stages_teach_one_branch_after_the_other(tmp_path: Path, monkeypatch: py
         score, numbers = task.validate(trainer.model)
     assert score == numbers["mono"] != numbers["fused"]
     start = write_best(first, task, tmp_path / "first", "first.yaml")
+    assert Artifact.load(start).manifest.branches == branches_of(first) == ("mono",)
 
     frozen = ("mono_module.", "_feature_extractor.")
     loss = replace(CONFIG.depth_loss, branches=("fused",))
     second = replace(CONFIG, loop=loop, depth_loss=loss, start_from=str(start), frozen=frozen)
+    assert branches_of(second) == ("fused", "mono") and branches_of(replace(second, start_from="")) == ("fused",)
+    unmarked = replace(Artifact.load(start).manifest, branches=())
+    before_marks = write_artifact(tmp_path / "unmarked", unmarked, {WEIGHTS: (start / WEIGHTS).read_bytes()})
+    assert branches_of(replace(first, start_from=str(before_marks.path))) == ("fused", "mono")
     task = make_task(second, tmp_path)
     trainer = make_trainer(second, task, tmp_path / "second")
     assert set(multi_frame_loss(trainer.model, task.batches(0, 0, 1), loss)) == {"fused", "fused normals"}
@@ -216,9 +222,7 @@ def test_masks_that_dropout_needs_must_be_there(shared_data: Path, tmp_path: Pat
 
 def test_the_second_stage_of_the_documentation_is_a_configuration() -> None:
     text = (Path(__file__).parent.parent / "docs" / "training.md").read_text()
-    block = yaml.safe_load(
-        text.split("starts\nfrom the artifact of the first:")[1].split("```")[1].removeprefix("yaml")
-    )
+    block = yaml.safe_load(text.split("starts from the artifact of the first:")[1].split("```")[1].removeprefix("yaml"))
     config = from_mapping(
         TrainConfig,
         {"family": "dymultidepth", "model": {}, "frames": {}, "held_out_frames": {}, **block},

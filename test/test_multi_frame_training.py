@@ -168,6 +168,7 @@ def test_a_short_training_falls_and_ends_in_an_artifact(tmp_path: Path) -> None:
     artifact = Artifact.load(write_best(config, task, tmp_path, "test.yaml"))
     assert artifact.manifest.family == "dymultidepth" and artifact.manifest.camera.width == 96
     assert artifact.manifest.licences.weights == "Apache-2.0"
+    assert artifact.manifest.input == "RGB uint8, image / 255 - 0.5"
     frames = PosedFrames(CONFIG.frames)
     with torch.no_grad():
         answer = load_model(artifact)(*input_of(frames[0].observation))

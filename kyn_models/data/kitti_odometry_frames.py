@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from kyn_models.data.calibration import require_file, require_pixels
 from kyn_models.data.kitti_odometry import annotated_frames, depth_path, read_annotated_depth
 from kyn_models.data.kitti_odometry_drive import CAMERAS, OdometryDrive, Poses, sequences_of
 from kyn_models.data.published_crop import PublishedCrop
+from kyn_models.evaluate import sample_depth
 from kyn_models.metrics import BoolArray
 from kyn_models.types import Float64Array, Intrinsics, Observation, PosedFrame, Sample
 
@@ -121,14 +121,16 @@ class KittiOdometryFrames:
         return drive.base_from_camera(CAMERAS[0])
 
     def moving(self, drive: OdometryDrive, frame: int) -> BoolArray | None:
-        """(rows, columns) bool of the images' size, None where the frame has no mask. Raises by file name."""
+        """(rows, columns) bool of the images' size, None where the frame has no mask. Raises by file name.
+
+        Images of another shape than the masks are another crop: what masks do not show of it counts as standing still.
+        """
         mask = read_moving_mask(drive, frame)
         if mask is None:
             return None
-        rows, columns = self.options.size
-        if rows * MASK_SIZE[1] != columns * MASK_SIZE[0]:
-            raise ValueError(f"size: got {rows}x{columns}, expected 1 to 2 as the masks of moving objects")
-        return cv2.resize(mask.astype(np.uint8), (columns, rows), interpolation=cv2.INTER_NEAREST).astype(bool)
+        masked, shown = (centred_camera(_crop(drive.intrinsics(), size)) for size in (MASK_SIZE, self.options.size))
+        found: BoolArray = sample_depth(mask, masked, shown)[0] == 1
+        return found
 
     def neighbourless(self, drive: OdometryDrive, frame: int) -> bool:
         """True where an image or a pose of a neighbour is missing."""
@@ -164,6 +166,14 @@ class KittiOdometryFrames:
 @lru_cache(maxsize=16)
 def _crop(source: Intrinsics, size: tuple[int, int]) -> PublishedCrop:
     return PublishedCrop(source, size)
+
+
+def centred_camera(crop: PublishedCrop) -> Intrinsics:
+    """Camera of a crop's images whose pixels have their centres at whole numbers, which the published one is half a
+    pixel of the source off."""
+    published = crop.intrinsics
+    half = (published.fx / crop.source.fx - 1) / 2
+    return replace(published, cx=published.cx + half, cy=published.cy + half)
 
 
 def moving_mask_path(drive: OdometryDrive, frame: int) -> Path:

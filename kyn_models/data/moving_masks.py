@@ -6,14 +6,20 @@ only if none of five masks in turn, that of the key frame in the middle, marks t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
 import numpy as np
 
 from kyn_models.data.kitti_odometry_drive import OdometryDrive
-from kyn_models.data.kitti_odometry_frames import MASK_SIZE, has_moving_masks, moving_mask_path, read_moving_mask
+from kyn_models.data.kitti_odometry_frames import (
+    MASK_SIZE,
+    centred_camera,
+    has_moving_masks,
+    moving_mask_path,
+    read_moving_mask,
+)
 from kyn_models.data.published_crop import PublishedCrop
 from kyn_models.evaluate import sample_depth
 from kyn_models.metrics import BoolArray
@@ -51,11 +57,7 @@ class MovingMasks:
             raise FileNotFoundError(f"{folder}: missing or empty, expected <6 digits>.npy, masks of moving objects")
         self._drive, self._options = drive, options
         self._grown = lru_cache(maxsize=2 * options.frames)(self._read)
-        published = PublishedCrop(drive.intrinsics(), MASK_SIZE).intrinsics
-        # Depth images have centre-correct cameras, the published one is half a pixel off.
-        scale = published.fx / drive.intrinsics().fx
-        half = (scale - 1) / 2
-        self._camera = replace(published, cx=published.cx + half, cy=published.cy + half)
+        self._camera = centred_camera(PublishedCrop(drive.intrinsics(), MASK_SIZE))
 
     def has_mask(self, frame: int) -> bool:
         """True where a frame has a mask of its own."""

@@ -105,6 +105,24 @@ def test_masks_of_moving_objects_and_of_used_frames(folder: Path) -> None:
     assert moving is not None and moving.shape == (128, 256) and moving.sum() == 200 and moving[50:60, 100:120].all()
 
 
+@pytest.mark.parametrize("size", [(96, 320), (48, 128), (64, 96)])
+def test_images_of_any_shape_have_the_masks_of_what_they_show(folder: Path, size: tuple[int, int]) -> None:
+    """What stands in the whole image, as the crop of the masks has it, reaches the crop of these images."""
+    source = KittiOdometryFrames(folder).drives[0].intrinsics()
+    whole = np.zeros((source.height, source.width), dtype=bool)
+    whole[60:150, 300:420] = whole[170:305, 501:703] = whole[211:332, 830:1000] = True
+    whole[:, :200] = True  # the crop of the masks is twice as wide as high and does not show this
+    masks = folder / "sequences" / "07" / "mvobj_mask"
+    masks.mkdir()
+    np.save(masks / "000169.npy", PublishedCrop(source).mask(whole).astype(np.float32))
+    moving = KittiOdometryFrames(folder, OdometryFramesOptions(size=size))[0].moving
+    whole[:, :200] = False
+    wanted = PublishedCrop(source, size).mask(whole)
+    assert moving is not None and moving.shape == size and wanted.mean() > 0.1
+    # Both are of the nearest pixel, once and twice: they may differ along some edges.
+    assert (moving != wanted).mean() < 0.01
+
+
 def test_published_margin_leaves_out_both_ends(folder: Path) -> None:
     pose_file = folder / "poses_dvso" / "07.txt"
     pose_file.write_text("".join(line + "\n" for line in pose_file.read_text().splitlines()[:174]))

@@ -76,6 +76,22 @@ def test_other_cameras_see_the_same_places(drive: OdometryDrive) -> None:
     )
 
 
+def test_a_pixel_has_the_mask_that_its_centre_lies_in(drive: OdometryDrive) -> None:
+    """Crop and whole image have their edges in common, so pixels of different size have their centres apart."""
+    mask = np.zeros((256, 512), dtype=np.float32)
+    mask[::3, :] = mask[:, 1::5] = 1
+    np.save(drive.folder / "mvobj_mask" / "000169.npy", mask)
+    whole = drive.intrinsics()
+    found = MovingMasks(drive, MaskOptions(0, 1, 1))(169, whole)
+    left = (whole.width - 2 * whole.height) // 2
+    rows, columns = (((np.arange(count) + 0.5) * 256 / whole.height) for count in (whole.height, 2 * whole.height))
+    wanted = mask[np.ix_(rows.astype(int), columns.astype(int))] == 1
+    # Centres on the edge between two pixels of the mask belong to either.
+    sure = (rows % 1 > 1e-6)[:, None] & (columns % 1 > 1e-6)
+    assert sure.mean() > 0.98
+    np.testing.assert_array_equal(found[:, left : left + 2 * whole.height][sure], wanted[sure])
+
+
 def test_which_frames_have_masks(drive: OdometryDrive) -> None:
     masks = MovingMasks(drive, MaskOptions())
     assert [frame for frame in range(166, 173) if masks.has_mask(frame)] == sorted(BOXES)
