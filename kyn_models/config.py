@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +38,19 @@ def load_yaml(cls: type[T], path: str | Path) -> T:
 def to_mapping(config: Any) -> dict[str, Any]:
     """The dataclass as plain dicts, lists and scalars, ready for JSON or YAML."""
     return {key: _plain(value) for key, value in dataclasses.asdict(config).items()}
+
+
+def refuse_unread(config: Any, names: Iterable[str], where: str, prefix: str = "") -> None:
+    """Raises ``ValueError`` for a field among ``names`` that holds something else than its default.
+
+    where: in which nothing reads these fields, for the sentence; prefix: what stands before their names.
+    """
+    defaults = {item.name: item.default for item in dataclasses.fields(config)}
+    for name in names:
+        if getattr(config, name) != defaults[name]:
+            raise ValueError(
+                f"{prefix}{name}: got settings that nothing reads {where}, expected none; leave {prefix}{name} out"
+            )
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ Li et al., Learning to Fuse Monocular and Multi-view Cues, CVPR 2023.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,6 +60,11 @@ class DepthLossConfig:
     def __post_init__(self) -> None:
         if self.images < 1:
             raise ValueError(f"depth_loss.images: got {self.images}, expected at least 1")
+        for name in ("depth", "normals", "farthest_m"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"depth_loss.{name}: got {getattr(self, name)}, expected a number of 0 or above")
+        if self.depth == self.normals == 0:
+            raise ValueError("depth_loss.depth, normals: got 0 for both, expected one above 0, or nothing is learned")
         if not self.branches or len(set(self.branches)) != len(self.branches):
             raise ValueError(f"depth_loss.branches: got {self.branches}, expected fused, mono or both, each once")
         if not 0 <= self.dropout < 1 and not (self.drop == "moving" and self.dropout == 1):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -198,7 +198,8 @@ def _camera_of(sample: Sample, source: Intrinsics, size: tuple[int, int]) -> Tra
 def make_trainer(config: TrainConfig, task: Task, out: Path, device: str = "cpu") -> Trainer:
     """The trainer of a configuration, at step 0.
 
-    Raises ``ValueError`` for a model that cannot be made or images that do not divide among processes and parts.
+    Raises ``ValueError`` for a model that cannot be made, images that do not divide among processes and parts, or
+    ``frozen`` names that no parameter has.
     """
     images = config.loss.images if config.data is None else config.view_loss.images
     if config.frames is not None:
@@ -206,11 +207,9 @@ def make_trainer(config: TrainConfig, task: Task, out: Path, device: str = "cpu"
     part_of(images, 0, ranks.here()[1] * config.loop.accumulate)
     torch.manual_seed(config.loop.seed)
     model: Any = make_model(config.family, config.model, "model")
+    freeze(model, config.frozen)
     if ranks.first():  # the others receive its weights
         _start(model, config)
-    for name, parameter in model.named_parameters():
-        if config.frozen and name.startswith(config.frozen):
-            parameter.requires_grad_(False)
     settings = configuration.to_mapping(config)
     settings["loop"] = {key: value for key, value in settings["loop"].items() if key not in NOT_COMPARED}
     return Trainer(
@@ -224,6 +223,21 @@ def make_trainer(config: TrainConfig, task: Task, out: Path, device: str = "cpu"
         ranks.device(device),
         task.item_name,
     )
+
+
+def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
+    """Parameters with these prefixes learn no more. Raises ``ValueError`` for a prefix of none of them."""
+    parameters = dict(model.named_parameters())
+    for prefix in prefixes:
+        found = [parameter for name, parameter in parameters.items() if name.startswith(prefix)]
+        if not found:
+            parts = ", ".join(dict.fromkeys(name.split(".")[0] + "." for name in parameters))
+            raise ValueError(
+                f"frozen: got {prefix!r}, with which the name of no parameter begins, expected names in one of "
+                f"{parts}; correct it or leave it out"
+            )
+        for parameter in found:
+            parameter.requires_grad_(False)
 
 
 def _start(model: nn.Module, config: TrainConfig) -> None:

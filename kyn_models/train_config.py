@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from kyn_models.config import refuse_unread
 from kyn_models.data.depth_items import PosedDataConfig
 from kyn_models.data.sources import DataConfig
 from kyn_models.data.street_cache import CacheConfig
@@ -29,6 +30,7 @@ class TrainConfig:
     the classes that its text tower is asked about; vocabulary: CLIP's file, none for that of the labels extra.
     start_from: artifact folder of the same family to start from instead of all these.
     frozen: prefixes of parameters that keep their values, their normalisation statistics too.
+    What a training of this kind does not read is refused where it is set.
     """
 
     model: dict[str, Any]
@@ -76,8 +78,28 @@ class TrainConfig:
             raise ValueError("held_out: got frames to validate on and no `data` to train on, expected both or neither")
         if self.data is not None and self.data.layout != "streets" and self.held_out is None:
             raise ValueError("held_out: got none, expected the frames that say which model is best")
-        if self.held_out is not None and self.data is not None and self.held_out.size != self.data.size:
-            raise ValueError(f"held_out.size: got {list(self.held_out.size)}, expected that of data")
+        self._require_sizes()
+        self._refuse_unread()
+
+    def _require_sizes(self) -> None:
+        for name, held_out, training_name, training in (
+            ("held_out", self.held_out, "data", self.data),
+            ("held_out_frames", self.held_out_frames, "frames", self.frames),
+        ):
+            if held_out is not None and training is not None and held_out.size != training.size:
+                raise ValueError(f"{name}.size: got {list(held_out.size)}, expected that of {training_name}")
+
+    def _refuse_unread(self) -> None:
+        if self.family != "kyn":
+            refuse_unread(self, ("lseg", "vocabulary"), f"for {self.family}")
+        if self.frames is not None:
+            refuse_unread(self, ("view_loss", "streets", "validation", "loss"), "beside frames and depth_loss")
+        elif self.data is not None:
+            refuse_unread(self, ("streets", "loss", "depth_loss"), "beside data and view_loss")
+        else:
+            refuse_unread(self, ("view_loss", "depth_loss"), "without data or frames")
+        if self.held_out is not None:
+            refuse_unread(self, ("validation",), "beside held_out")
 
 
 def _given(value: object) -> str:

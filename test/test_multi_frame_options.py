@@ -213,11 +213,30 @@ def test_masks_that_dropout_needs_must_be_there(shared_data: Path, tmp_path: Pat
     with pytest.raises(FileNotFoundError, match="got no masks of what moves, expected sequences/<name>/mvobj_mask"):
         PosedFrames(config, masks=True)
     (root / "sequences" / "07" / "mvobj_mask").mkdir()
+    np.save(root / "sequences" / "07" / "mvobj_mask" / "000123.npy", np.ones((256, 512)))
+    with pytest.raises(FileNotFoundError, match="got no masks of what moves.* of some of the 1 frames"):
+        PosedFrames(config, masks=True)
     mask = np.zeros((256, 512), dtype=np.float32)
     mask[100:120, 300:340] = 1
     np.save(root / "sequences" / "07" / "mvobj_mask" / "000169.npy", mask)
     moving = LiveItems(PosedFrames(config, masks=True))[0].moving
     assert np.array_equal(moving, mask == 1)
+
+
+def test_streets_where_nothing_moves_have_nothing_to_drop() -> None:
+    streets = replace(CONFIG.frames.streets, street=replace(CONFIG.frames.streets.street, traffic=0.0))
+    loss = replace(CONFIG.depth_loss, drop="moving", dropout=1.0)
+    config = replace(CONFIG, frames=replace(CONFIG.frames, streets=streets), depth_loss=loss)
+    with pytest.raises(ValueError, match="frames.streets.street.traffic: got 0, expected above 0"):
+        make_task(config, Path("nowhere"))
+
+
+def test_a_frozen_name_that_no_parameter_has_is_named(tmp_path: Path) -> None:
+    config = replace(CONFIG, frozen=("_feature_extractor.", "mono_modul."))
+    with pytest.raises(
+        ValueError, match=r"frozen: got 'mono_modul\.', with which .* no parameter .* fusion_module\., "
+    ):
+        make_trainer(config, make_task(config, tmp_path), tmp_path)
 
 
 def test_the_second_stage_of_the_documentation_is_a_configuration() -> None:

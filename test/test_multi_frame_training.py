@@ -221,6 +221,10 @@ def flat(weights: dict[str, torch.Tensor], names: list[str]) -> torch.Tensor:
         ({"frames": None}, "frames, held_out_frames: got none and one for dymultidepth, expected both"),
         ({"family": "bts", "model": {}}, "frames, held_out_frames: got one and one for bts"),
         ({"start_density": 0.1}, "data, start_density: got one of them"),
+        (
+            {"held_out_frames": replace(CONFIG.frames, streets=replace(CONFIG.frames.streets, width=160))},
+            r"held_out_frames.size: got \[64, 160\], expected that of frames",
+        ),
     ],
 )
 def test_what_does_not_belong_together_is_said(change: dict, sentence: str) -> None:
@@ -241,6 +245,28 @@ def test_what_does_not_belong_together_is_said(change: dict, sentence: str) -> N
         (lambda: DepthLossConfig(branches=()), r"depth_loss.branches: got \(\)"),
         (lambda: DepthLossConfig(branches=("mono", "mono")), "depth_loss.branches: got"),
         (lambda: DepthLossConfig(images=0), "depth_loss.images: got 0"),
+        (lambda: DepthLossConfig(depth=-4.0), "depth_loss.depth: got -4.0, expected a number of 0 or above"),
+        (lambda: DepthLossConfig(normals=-1.0), "depth_loss.normals: got -1.0"),
+        (lambda: DepthLossConfig(farthest_m=-5.0), "depth_loss.farthest_m: got -5.0"),
+        (lambda: DepthLossConfig(depth=float("nan")), "depth_loss.depth: got nan"),
+        (lambda: DepthLossConfig(depth=0.0, normals=0.0), "depth_loss.depth, normals: got 0 for both"),
+        (
+            lambda: replace(CONFIG.frames, per_sequence=5),
+            "frames.per_sequence: got settings that nothing reads for lay",
+        ),
+        (
+            lambda: replace(CONFIG.frames, odometry=OdometryFramesOptions(poses="kitti")),
+            "frames.odometry: got settings",
+        ),
+        (
+            lambda: replace(CONFIG.frames, root="data"),
+            "frames.root: got settings that nothing reads for layout streets",
+        ),
+        (lambda: replace(CONFIG.frames, limit=-1), "frames.limit: got -1, expected a number of items, 0 for all"),
+        (
+            lambda: PosedDataConfig("kitti_odometry", "data", streets=CONFIG.frames.streets),
+            "frames.streets: got settings that nothing reads for layout kitti_odometry, expected none; leave",
+        ),
         (
             lambda: PosedDataConfig("kitti_odometry", "data", OdometryFramesOptions(offsets=())),
             "frames.odometry.offsets: got none",

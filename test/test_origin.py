@@ -9,10 +9,11 @@ import pytest
 
 pytest.importorskip("torch", reason="configurations of training need torch")
 
-from artifacts import write_seeded_artifact
+from artifacts import TINY_KYN, write_seeded_artifact
 from training_job import job_config
 
 from kyn_models.artifact import Artifact
+from kyn_models.config import to_mapping
 from kyn_models.data.sources import DataConfig
 from kyn_models.origin import licences_of, source_of, start_of
 from kyn_models.recipe import TrainConfig
@@ -44,7 +45,9 @@ def test_what_our_streets_teach_is_apache() -> None:
 
 def test_what_others_data_teach_has_their_licence() -> None:
     assert said(JOB) == ("that of the data", "frames in the layout kitti360, from images and poses alone")
-    weights, data = said(replace(JOB, lseg="demo_e200.ckpt"))
+    labels = tuple(map(str, range(TINY_KYN.label_count)))
+    kyn = replace(JOB, family="kyn", model=to_mapping(TINY_KYN), labels=labels, lseg="demo_e200.ckpt")
+    weights, data = said(kyn)
     assert "LSeg and CLIP's text features inside" in weights and "LSeg and CLIP inside" in data
 
 

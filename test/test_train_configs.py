@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from tiny_realestate import SHARES, write_prepared
 
-pytest.importorskip("torch", reason="training needs torch")
+torch = pytest.importorskip("torch", reason="training needs torch")
 
 from kyn_models import config as configuration
-from kyn_models.models.loading import make_config
-from kyn_models.recipe import TrainConfig, make_task
+from kyn_models.models.loading import make_config, make_model
+from kyn_models.recipe import TrainConfig, freeze, make_task
 
 FOLDER = Path(__file__).parents[1] / "config" / "train"
 FILES = sorted(path.name for path in FOLDER.glob("*.yaml"))
@@ -56,6 +57,47 @@ def test_a_file_can_be_loaded(name: str) -> None:
         assert config.data.layout == name.removesuffix(".yaml").split("_", 1)[1]
         assert config.held_out.depth == (config.data.layout != "realestate10k")
         assert config.loop.warmup == config.loop.weight_decay == config.loop.average == config.loop.clip == 0
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if "\nfrozen:" in (FOLDER / name).read_text()])
+def test_what_a_file_freezes_is_there(name: str) -> None:
+    config = load(name)
+    with torch.device("meta"):
+        model = make_model(config.family, config.model, name)
+    freeze(model, config.frozen)
+    learning = [parameter.requires_grad for parameter in model.parameters()]
+    assert config.frozen and any(learning) and not all(learning)
+
+
+UNREAD = {
+    "dymultidepth_streets.yaml": {
+        "streets": {"pairs": 7},
+        "loss": {"images": 3},
+        "view_loss": {"images": 3},
+        "validation": {"pairs": 3},
+        "lseg": "demo_e200.ckpt",
+    },
+    "bts_kitti360.yaml": {
+        "streets": {"pairs": 7},
+        "loss": {"images": 3},
+        "depth_loss": {"images": 3},
+        "validation": {"pairs": 3},
+        "vocabulary": "bpe.txt",
+    },
+    "bts_streets_lite0.yaml": {"view_loss": {"images": 3}, "depth_loss": {"images": 3}, "lseg": "demo_e200.ckpt"},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "given"),
+    [(name, section, given) for name, sections in UNREAD.items() for section, given in sections.items()],
+)
+def test_what_nothing_reads_is_refused(name: str, section: str, given: object) -> None:
+    mapping = {**yaml.safe_load((FOLDER / name).read_text()), section: given}
+    with pytest.raises(
+        ValueError, match=f"^{name}: {section}: got settings that nothing reads .*; leave {section} out$"
+    ):
+        configuration.from_mapping(TrainConfig, mapping, name)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from kyn_models.config import refuse_unread
 from kyn_models.data.streets import StreetsOptions
 
 
@@ -57,3 +58,9 @@ class DataConfig:
             raise ValueError(f"data.root: got none, expected the folder of the {self.layout} data")
         if self.fisheye and self.layout in ("kitti_raw", "realestate10k"):
             raise ValueError(f"data.fisheye: got true for {self.layout}, expected false: it has no such cameras")
+        if self.limit < 0:
+            raise ValueError(f"data.limit: got {self.limit}, expected a number of items, 0 for all")
+        unread = ["root", "split", "strict"] if self.layout == "streets" else ["streets"]
+        if self.layout != "kitti_raw":
+            unread.append("poses")
+        refuse_unread(self, unread, f"for layout {self.layout}", "data.")

@@ -14,13 +14,14 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from kyn_models.config import refuse_unread
 from kyn_models.data import frame_cache
 from kyn_models.data.frame_cache import Frames
 from kyn_models.data.kitti_odometry_frames import (
     MASK_FOLDER,
     KittiOdometryFrames,
     OdometryFramesOptions,
-    has_moving_masks,
+    moving_mask_path,
 )
 from kyn_models.data.street_sensors import INTRINSICS
 from kyn_models.data.streets import Streets, StreetsOptions
@@ -55,6 +56,11 @@ class PosedDataConfig:
         height, width = self.size
         if height % 16 or width % 16:
             raise ValueError(f"frames: got images of {height}x{width}, expected multiples of 16")
+        for name in ("limit", "per_sequence"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"frames.{name}: got {getattr(self, name)}, expected a number of items, 0 for all")
+        unread = ("root", "odometry", "per_sequence") if self.layout == "streets" else ("streets",)
+        refuse_unread(self, unread, f"for layout {self.layout}", "frames.")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -100,10 +106,6 @@ class PosedFrames:
             self._items = list(range(len(self._frames)))
         else:
             self._frames = KittiOdometryFrames(config.root, config.odometry)
-            if masks and not any(has_moving_masks(drive) for drive in self._frames.drives):
-                raise FileNotFoundError(
-                    f"{config.root}: got no masks of what moves, expected sequences/<name>/{MASK_FOLDER}/<6 digits>.npy"
-                )
             taken: Counter[str] = Counter()
             self._items = []
             for index, (drive, _) in enumerate(self._frames.items):
@@ -112,6 +114,22 @@ class PosedFrames:
                     self._items.append(index)
         if config.limit:
             self._items = self._items[: config.limit]
+        if masks:
+            self._require_masks()
+
+    def _require_masks(self) -> None:
+        if isinstance(self._frames, Streets):
+            if self.config.streets.street.traffic == 0:
+                raise ValueError(
+                    "frames.streets.street.traffic: got 0, expected above 0 where what moves is to be dropped"
+                )
+            return
+        frames = (self._frames.items[index] for index in self._items)
+        if not any(moving_mask_path(drive, frame).is_file() for drive, frame in frames):
+            where = f"sequences/<name>/{MASK_FOLDER}/<6 digits>.npy"
+            raise FileNotFoundError(
+                f"{self.config.root}: got no masks of what moves, expected {where} of some of the {len(self)} frames"
+            )
 
     def __len__(self) -> int:
         return len(self._items)

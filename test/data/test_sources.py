@@ -16,6 +16,7 @@ from tiny_realestate import SHARES, STEP, write_prepared
 
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.data.sources import DataConfig, Frames
+from kyn_models.data.streets import StreetsOptions
 
 FRAMES = (5, 6, 8, 9)
 """The car stands at frame 7: it has no pose."""
@@ -164,6 +165,14 @@ def test_what_makes_no_sense_is_named(root):
         ({"dilations": (0, 1)}, "data.dilations: got"),
         ({"layout": "kitti_raw", "fisheye": True, "root": "x"}, "data.fisheye: got true for kitti_raw"),
         ({"layout": "kitti360", "root": ""}, "data.root: got none"),
+        ({"limit": -1}, "data.limit: got -1, expected a number of items"),
+        (
+            {"poses": "x"},
+            "data.poses: got settings that nothing reads for layout kitti360, expected none; leave data.po",
+        ),
+        ({"streets": StreetsOptions(streets=3)}, "data.streets: got settings that nothing reads for layout kitti360"),
+        ({"layout": "streets"}, "data.root: got settings that nothing reads for layout streets"),
+        ({"layout": "streets", "root": "", "split": "x"}, "data.split: got settings that nothing reads"),
     ):
         with pytest.raises(ValueError, match=said):
             DataConfig(**{"layout": "kitti360", "root": "x", **options})
@@ -174,8 +183,6 @@ def test_what_makes_no_sense_is_named(root):
 
 
 def test_streets_have_the_views_that_are_asked_for():
-    from kyn_models.data.streets import StreetsOptions
-
     streets = StreetsOptions(streets=2, frames_per_street=2, first_seed=7)
     frames = Frames(DataConfig(size=(64, 96), fisheye=True, streets=streets))
     assert len(frames) == 4 and frames.name(3).startswith("street 8 frame ")
