@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
         raise FileNotFoundError(f"{args.path}: there is no such file or folder")
     if not args.rate > 0:
         raise ValueError(f"--rate: got {args.rate}, expected a number above 0")
+    prepare_environment()
     if is_drive_folder(args.path):
-        prepare_environment()
         return _play_folder(args)
     if args.lockstep or args.drive or args.start is not None or args.stop is not None:
         raise ValueError(
@@ -42,7 +42,6 @@ def run(args: argparse.Namespace) -> int:
             "--drive, --start, --stop and --lockstep are for those"
         )
     require_bag(args.path)
-    prepare_environment()
     return _play_bag(args)
 
 
