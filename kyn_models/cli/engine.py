@@ -11,6 +11,7 @@ from typing import Any
 from kyn_models import runtimes
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.cache import cache_root
+from kyn_models.cli.left_out import counted
 from kyn_models.models import FRAME_FAMILIES
 from kyn_models.runtimes.engine_cache import entries, remove
 from kyn_models.runtimes.frames import choose_frames
@@ -83,7 +84,7 @@ def _list(args: argparse.Namespace) -> int:
             f"{asked}  {entry.nbytes / 1e6:.1f} MB  "
             f"{(time.time() - entry.built_s) / DAY_S:.1f} days old"
         )
-    print(f"{len(found)} engines, {sum(entry.nbytes for entry in found) / 1e6:.1f} MB in {cache_root()}")
+    print(f"{counted(len(found), 'engine')}, {sum(entry.nbytes for entry in found) / 1e6:.1f} MB in {cache_root()}")
     return 0
 
 
@@ -93,5 +94,7 @@ def _clean(args: argparse.Namespace) -> int:
     chosen = [entry for entry in entries() if args.all or time.time() - entry.built_s > args.older_than * DAY_S]
     for entry in chosen:
         remove(entry, print)
-    print(f"removed {len(chosen)} engines, {sum(e.nbytes for e in chosen) / 1e6:.1f} MB, from {cache_root()}")
+    print(
+        f"removed {counted(len(chosen), 'engine')}, {sum(e.nbytes for e in chosen) / 1e6:.1f} MB, from {cache_root()}"
+    )
     return 0
