@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple
 import torch
 from torch import Tensor
 
+ZIP_BEGIN = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """First pickle of a file that torch wrote before version 1.6 (its public constant)."""
 LEGACY_PROTOCOL = 1001
@@ -134,7 +135,7 @@ class Checkpoint:
         self._entries: dict[str, str] = {}
         self._places: dict[str, int] = {}
         try:
-            self.root = self._read_zip() if zipfile.is_zipfile(self.path) else self._read_legacy()
+            self.root = self._read()
         except Exception as error:  # a damaged pickle can raise anything
             raise ValueError(
                 f"{self.path}: cannot be read as a checkpoint of torch.save "
@@ -162,6 +163,14 @@ class Checkpoint:
             return torch.empty(stored.shape, dtype=dtype)
         flat = torch.frombuffer(bytearray(content), dtype=dtype)
         return flat.as_strided(stored.shape, stored.strides, stored.offset).contiguous()
+
+    def _read(self) -> Any:
+        if zipfile.is_zipfile(self.path):
+            return self._read_zip()
+        with self.path.open("rb") as stream:
+            if stream.read(len(ZIP_BEGIN)) == ZIP_BEGIN:
+                raise ValueError(f"truncated: a zip file of {self.path.stat().st_size} bytes without its end")
+        return self._read_legacy()
 
     def _read_zip(self) -> Any:
         with zipfile.ZipFile(self.path) as archive:

@@ -105,7 +105,8 @@ def _file(
         )
     assert program is not None
     # Only constants are folded: the exporter's own optimiser would fold batch normalisation into the weights.
-    onnxscript.optimizer.fold_constants(program.model, should_fold=_is_no_turned_weight)
+    with _quiet():
+        onnxscript.optimizer.fold_constants(program.model, should_fold=_is_no_turned_weight)
     common.RemoveUnusedNodesPass()(program.model)
     widened = _refer_to_weights(program.model, weights, prefix)
     graph = program.model_proto
@@ -189,13 +190,15 @@ def _stored_tensors(weights: Path) -> dict[str, tuple[str, int, np.ndarray]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks about libraries that these models do not use."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without the exporter's remarks about libraries that these models do not use, and about what it does not fold."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -68,6 +68,11 @@ class Intrinsics:
         if self.width <= 0 or self.height <= 0:
             raise ValueError(f"intrinsics: got image size {self.width}x{self.height}, expected both above 0")
 
+    def __str__(self) -> str:
+        """``640x192 pixels, fx 251.2, fy 281.9, cx 310.5, cy 115.7``, for messages."""
+        numbers = (f"{name} {getattr(self, name):.1f}" for name in ("fx", "fy", "cx", "cy"))
+        return f"{self.width}x{self.height} pixels, {', '.join(numbers)}"
+
     @classmethod
     def from_matrix(cls, matrix: np.ndarray, width: int, height: int) -> Intrinsics:
         """From a (3, 3) camera matrix K (or the left part of a (3, 4) P) and the image size in pixels."""

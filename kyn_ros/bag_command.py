@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+from kyn_models.cli.left_out import counted
 from kyn_models.data.drives import Drive, is_odometry, open_drive
 from kyn_models.data.kitti360 import DEFAULT_RATE_HZ, Kitti360
 from kyn_ros.kitti360_bag import BagOptions, BagSummary, Progress, write_bag
@@ -82,11 +83,11 @@ def _report(summary: BagSummary, out: Path) -> None:
         return
     size = sum(path.stat().st_size for path in out.iterdir())
     early = "stopped on request, the bag is complete up to there: " if summary.stopped else ""
-    print(f"{early}{summary.frames} frames, {size / 1e6:.1f} MB: {out}")
+    print(f"{early}{counted(summary.frames)}, {size / 1e6:.1f} MB: {out}")
     for topic, count in summary.messages.items():
         print(f"  {topic:24s} {count}")
     if summary.without_scan:
-        print(f"{summary.without_scan} frames have no scan in the data set")
+        print(f"no scan in the data set for {counted(summary.without_scan)}")
     for sentence in summary.broken:
         print(f"left out: {sentence}", file=sys.stderr)
 

@@ -162,6 +162,8 @@ def test_damaged_files_are_one_sentence(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
             Checkpoint(path)
+    with pytest.raises(ValueError, match=f"truncated: a zip file of {len(whole) // 2} bytes without its end"):
+        Checkpoint(tmp_path / "cut")
     with pytest.raises(FileNotFoundError, match="no such file"):
         Checkpoint(tmp_path / "nowhere.pt")
     with pytest.raises(ValueError, match="another kind"):

@@ -109,6 +109,22 @@ def assert_user_error(answer: Answer, command: str) -> None:
     assert "Traceback" not in answer.err + answer.out
 
 
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (("eval", "nvs", "--stop", "3011"), "kyn eval nvs"),
+        (("eval", "depth", "--model", "m", "--data", "d", "--nothing"), "kyn eval depth"),
+        (("doctor", "--nothing"), "kyn doctor"),
+        (("--nothing", "doctor"), "kyn"),
+    ],
+)
+def test_an_unknown_option_names_the_command_that_it_was_given_to(kyn, words, command):
+    answer = kyn(*words)
+    unknown = "--stop 3011" if "--stop" in words else "--nothing"
+    assert answer.code == 2 and answer.err.startswith(f"{command}: unrecognized arguments: {unknown}\n")
+    assert f"more in `{command} --help`" in answer.err
+
+
 def test_tables_cover_every_command():
     assert set(MISSING_PATH) == set(COMMANDS)
     assert set(WRONG_ARTIFACT) <= set(COMMANDS)

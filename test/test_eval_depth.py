@@ -178,7 +178,7 @@ def test_command_prints_both_rows_and_writes_csv(root: Path, split: Path, capsys
     assert run("--data", root, "--model", prior, "--split", split, "--csv", scores) == 0
     out = capsys.readouterr().out
     assert "3 frames of split.txt, published KITTI raw protocol" in out and "Garg crop, below 80 m" in out
-    assert "left out: 1 lines" in out and "line 4: names frame 77" in out
+    assert "left out: 1 line " in out and "line 4: names frame 77" in out
     plain, scaled = (line.split() for line in out.splitlines() if line.startswith(("as it is", "scaled")))
     assert plain[3:] == ["0.2500", "0.5000", "2.0000", "0.2574", "0.0000", "1.0000", "1.0000", "1.000", "4", *"001"]
     assert scaled[4] == "0.3333" and scaled[11:] == ["1.333", "4", "0", "0", "1"]
@@ -194,7 +194,7 @@ def test_a_damaged_scan_is_left_out_and_named(root: Path, split: Path, capsys, t
     damaged.write_bytes(b"cut")
     assert run("--data", root, "--model", prior, "--split", split) == 0
     out = capsys.readouterr().out
-    assert "2 frames of split.txt" in out and f"1 frames that could not be read: {damaged}: got 3 bytes" in out
+    assert "2 frames of split.txt" in out and f"1 frame that could not be read: {damaged}: got 3 bytes" in out
     split.write_text(f"{DRIVE} 1 l\n{DRIVE} 0 l\n")
     assert run("--data", root, "--model", prior, "--split", split, "--strict") == 2
     assert "got 3 bytes" in capsys.readouterr().err
@@ -205,7 +205,7 @@ def test_command_options_choose_frames_crop_and_scaling(root: Path, split: Path,
     common = ("--data", root, "--model", prior)
     assert run(*common, "--split", split, "--crop", "none", "--median-scaling", "off", "--start", 2) == 0
     out = capsys.readouterr().out
-    assert "depth, 1 frames" in out and "no crop" in out and "scaled by the median" not in out
+    assert "depth, 1 frame of " in out and "no crop" in out and "scaled by the median" not in out
     # Without a split the options choose the protocol, on all frames of the drive; without both nothing changes.
     assert run(*common, "--median-scaling", "only") == 0
     out = capsys.readouterr().out
@@ -213,7 +213,7 @@ def test_command_options_choose_frames_crop_and_scaling(root: Path, split: Path,
     assert run(*common) == 0
     assert "3 frames, 3 to 80 m, no crop, no scaling" in capsys.readouterr().out
     assert run(*common, "--every", 2, "--start", 1) == 0
-    assert "depth, 1 frames, 3 to 80 m" in capsys.readouterr().out
+    assert "depth, 1 frame, 3 to 80 m" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_the_command_on_realestate10k_compares_with_the_fifth_frame_after(tiny_a
 
     assert unmoved() == pytest.approx([expected(5)] * 2, abs=0.3)
     said = capsys.readouterr().out
-    assert "2 frames at 64x32" in said and "left out: 1 lines" in said and "line 2: names frame 3 of ffee" in said
+    assert "2 frames at 64x32" in said and "left out: 1 line" in said and "line 2: names frame 3 of ffee" in said
     # One frame before, and the first frame has none: as published it is its own.
     before = unmoved("--offset", "-1")
     assert before[0] == math.inf and before[1] == pytest.approx(expected(1), abs=1)
@@ -258,8 +258,8 @@ def test_lines_that_lack_files_and_damaged_images_are_named_and_strict_refuses_t
     common = ["eval", "nvs", "--data", str(drive), "--model", str(tiny_artifact), "--size", "64x24", "--samples", "8"]
     assert main([*common, "--split", str(split)]) == 0
     said = capsys.readouterr().out
-    assert "1 frames at 64x24" in said and "left out: 1 lines whose files are missing, the first:" in said
-    assert "line 1: names frame 7" in said and f"1 frames that could not be read: {damaged}" in said
+    assert "1 frame at 64x24" in said and "left out: 1 line whose files are missing, the first:" in said
+    assert "line 1: names frame 7" in said and f"1 frame that could not be read: {damaged}" in said
     for lines, words in (((7, 5), "names frame 7"), ((6, 5), "0000000006.png")):
         split.write_text("".join(f"{tiny.DRIVE} {frame} l\n" for frame in lines))
         assert main([*common, "--split", str(split), "--strict"]) == 2
@@ -326,7 +326,7 @@ def test_models_trained_with_such_a_camera_get_the_whole_image_as_published(tmp_
     common += ["--poses", str(tmp_path), "--model", str(written.path), "--size", "48x24"]
     assert main(common) == 0
     said = capsys.readouterr().out
-    assert "image resized to 96x64" in said and "left out: 1 lines" in said and "1 frames at 48x24" in said
+    assert "image resized to 96x64" in said and "left out: 1 line" in said and "1 frame at 48x24" in said
     assert main([*common, "--strict"]) == 2 and "names frame 77" in capsys.readouterr().err
 
 

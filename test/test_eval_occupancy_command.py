@@ -143,7 +143,7 @@ def test_split_lines_that_cannot_be_scored_are_counted_or_an_error(
     more = ["--scans", "3", "--split", str(split)]
     assert cli.main(arguments(drive, prior, *more)) == 0
     out = capsys.readouterr().out
-    assert "occupancy, 1 frames" in out
+    assert "occupancy, 1 frame," in out
     assert f"1 frame left out, no pose: {tiny.DRIVE} 77" in out
     assert f"{drive.scan_path(8)} is missing: {tiny.DRIVE} 7" in out
     assert f"{drive.scan_path(12)}: got 3 bytes" in out and out.rstrip().endswith(f"{tiny.DRIVE} 10")

@@ -188,7 +188,7 @@ def test_command_prints_a_table_and_writes_csv(
     common = ["--data", str(drive.root), "--model", str(prior), "--csv", str(scores)]
     assert cli.main(["eval", "occupancy", "--scans", "3", *common]) == 0
     out = capsys.readouterr().out
-    assert "5 frames" in out and "prior of 1 frames" in out and "all occupied" in out
+    assert "5 frames" in out and "prior of 1 frame" in out and "all occupied" in out
     lack = "3 frames that have no scan or are not followed by 3 posed frames with scans"
     assert f"left out of {tiny.DRIVE}: {lack}\n" in out
     with scores.open() as file:
@@ -234,8 +234,8 @@ def test_split_lines_that_cannot_be_scored_are_named_and_strict_refuses_them(
     drive.scan_path(6).write_bytes(b"cut")
     assert cli.main(depth_arguments) == 0
     out = capsys.readouterr().out
-    assert "depth, 1 frames" in out and "left out: 3 lines whose files are missing" in out
-    assert f"left out: 1 frames that could not be read: {drive.scan_path(6)}: got 3 bytes" in out
+    assert "depth, 1 frame," in out and "left out: 3 lines whose files are missing" in out
+    assert f"left out: 1 frame that could not be read: {drive.scan_path(6)}: got 3 bytes" in out
     for mended, sentence in (
         (None, "line 1: names frame 5"),
         ("".join(f"{tiny.DRIVE} {frame} l\n" for frame in (7, 6)), f"whose scan {drive.scan_path(7)} is missing"),
@@ -275,7 +275,7 @@ def test_ranks_share_the_frames_of_depth_and_print_one_table(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert shared.read_text() == alone.read_text() and len(alone.read_text().splitlines()) == 4
-    assert done.stdout == said.replace(str(alone), str(shared)) and "left out: 1 frames" in said
+    assert done.stdout == said.replace(str(alone), str(shared)) and "left out: 1 frame" in said
 
 
 @pytest.mark.parametrize(

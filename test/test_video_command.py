@@ -57,7 +57,7 @@ def test_a_damaged_frame_is_left_out_and_named(drive, tiny_artifact, tmp_path, c
     assert image.name in capsys.readouterr().err
     assert main([*command, "--stop", "7"]) == 0 and len(frames_of(out)) == 2
     said = capsys.readouterr().out
-    assert "left out: 1 frames that could not be read" in said and image.name in said
+    assert "left out: 1 frame that could not be read" in said and image.name in said
     out.unlink()
     assert main([*command, "--start", "6", "--stop", "6"]) == 2 and not out.exists()
     assert "none of the 1 frames could be read" in capsys.readouterr().err

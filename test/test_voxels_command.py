@@ -85,7 +85,7 @@ def test_what_is_missing_is_counted_and_named(call, data, tmp_path, capsys):
     lines = [*LINES[:2], f"{DRIVE} 0000000099 l", "2000_01_01_drive_0009_sync 0000000001 l"]
     assert call(lines) == 0
     out = capsys.readouterr().out
-    assert "1 frames written, 0 were there, 3 missing" in out
+    assert "1 frame written, 0 were there, 3 missing" in out
     for words in ("0000000006.png", "split.txt, line 3: names frame 99", "line 4: names frame 1 of 2000_01_01"):
         assert words in out
     assert call(lines) == 0 and "0 frames written, 1 were there, 3 missing" in capsys.readouterr().out

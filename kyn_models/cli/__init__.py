@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from kyn_models import __version__
 
@@ -76,6 +76,13 @@ _interrupted = threading.Event()
 
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are two lines: what is wrong, and the short usage."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but what is not known is an error of the command that it was given to, not of ``kyn``."""
+        found, others = super().parse_known_args(args, namespace)
+        if others:
+            self.error(f"unrecognized arguments: {' '.join(others)}")
+        return found, others
 
     def error(self, message: str) -> NoReturn:
         usage = " ".join([self.prog, "[options]", *(_shown(action) for action in self._actions if action.required)])

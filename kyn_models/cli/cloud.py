@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kyn_models.artifact import Artifact
 from kyn_models.cli.eval import check_writable, progress
+from kyn_models.cli.left_out import counted
 from kyn_models.cli.model_options import add_model, add_runtime
 from kyn_models.cli.unused import refuse
 from kyn_models.data.kitti360 import Kitti360
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     masks = _masks(args, drive)
     artifact = Artifact.load(args.model)
     predictor = make_predictor(artifact, PredictorOptions(args.runtime, precision=args.precision), warn=print)
-    print(f"{artifact.name} on {predictor.runtime_name}: {len(frames)} frames of {drive.drive}", flush=True)
+    print(f"{artifact.name} on {predictor.runtime_name}: {counted(len(frames))} of {drive.drive}", flush=True)
     cloud, done, alone = Cloud(options.voxel_m, options.min_frames), 0, 0
     damaged: list[Exception] = []
     say = None if args.strict else damaged.append
@@ -95,12 +96,12 @@ def run(args: argparse.Namespace) -> int:
     points = cloud.points()
     if not len(points.xyz):
         raise ValueError(
-            f"{args.data}: got no depth from {args.near:g} to {args.far:g} m in {done} frames, expected some"
+            f"{args.data}: got no depth from {args.near:g} to {args.far:g} m in {counted(done)}, expected some"
             + (f" in cubes that {args.min_frames} of them see" if args.min_frames > 1 else "")
             + (f"; {len(damaged)} could not be read: {damaged[0]}" if damaged else "")
         )
     write_points(args.out, *points)
-    print(f"{args.out}: {len(points.xyz)} points of {done} frames ({cloud.seen} before thinning)")
+    print(f"{args.out}: {len(points.xyz)} points of {counted(done)} ({cloud.seen} before thinning)")
     bare = 0 if masks is None else sum(not masks.has_mask(frame) for frame in frames)
     _say(alone if predictor.frames_wanted > 1 else 0, bare, len(frames), damaged)
     return 0
@@ -111,9 +112,9 @@ def _say(alone: int, bare: int, frames: int, damaged: Sequence[Exception]) -> No
     if alone:
         print(f"{alone} of these frames had no neighbours to be compared with: their depth is of one image")
     if bare:
-        print(f"{bare} of {frames} frames have no mask of what moves in them")
+        print(f"no mask of what moves: {bare} of {counted(frames)}")
     if damaged:
-        print(f"left out: {len(damaged)} frames that could not be read: {'; '.join(map(str, damaged))}")
+        print(f"left out: {counted(len(damaged))} that could not be read: {'; '.join(map(str, damaged))}")
 
 
 def _drive(args: argparse.Namespace) -> Kitti360 | OdometryDrive:

@@ -23,6 +23,7 @@ from kyn_models import evaluate, ranks
 from kyn_models.artifact import Artifact
 from kyn_models.baselines import Prior
 from kyn_models.cli import add_kinds
+from kyn_models.cli.left_out import counted
 from kyn_models.cli.model_options import add_model, add_runtime
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.models import FRAME_FAMILIES
@@ -117,7 +118,7 @@ def load_model(path: Path, runtime: str, precision: Precision = "auto") -> tuple
     """A prior (``.npz``) or an artifact, and how to call it in the table."""
     if path.suffix == ".npz":
         prior = Prior.load(path)
-        return prior, f"prior of {prior.frames} frames"
+        return prior, f"prior of {counted(prior.frames)}"
     artifact = Artifact.load(path)
     predictor = make_predictor(artifact, PredictorOptions(runtime, precision=precision))
     name = f"{artifact.name} on {predictor.runtime_name} {predictor.precision}"
@@ -230,9 +231,9 @@ def scored(
 def say_left_out(missing: Sequence[str], damaged: Sequence[str]) -> None:
     """Print how many lines of a split lack files, and every frame that could not be read."""
     if missing:
-        print(f"left out: {len(missing)} lines whose files are missing, the first: {missing[0]}")
+        print(f"left out: {counted(len(missing), 'line')} whose files are missing, the first: {missing[0]}")
     if damaged:
-        print(f"left out: {len(damaged)} frames that could not be read: {'; '.join(damaged)}")
+        print(f"left out: {counted(len(damaged))} that could not be read: {'; '.join(damaged)}")
 
 
 def first_camera(samples: Samples) -> Intrinsics:

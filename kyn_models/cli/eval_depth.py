@@ -24,6 +24,7 @@ from kyn_models.cli.eval import (
     scored,
     write_csv,
 )
+from kyn_models.cli.left_out import counted
 from kyn_models.cli.unused import refuse
 from kyn_models.data.kitti360 import open_split
 from kyn_models.data.kitti_odometry import KittiOdometry
@@ -81,7 +82,7 @@ def _say(
     best = best_answer(row.others for row in rows)
     box_rows = [row._replace(scores=row.others[best]) for row in rows]
     outside = sum(row.outside for row in rows)
-    print(f"depth, {len(rows)} frames, 3 to 80 m, no crop, no scaling")
+    print(f"depth, {counted(len(rows))}, 3 to 80 m, no crop, no scaling")
     say_left_out(missing, damaged)
     columns = [*DepthScores._fields[:7], "pixels", "Inf/NaN", "outside", "NaN frames"]
     table = []

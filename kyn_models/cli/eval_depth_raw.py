@@ -25,6 +25,7 @@ from kyn_models.cli.eval import (
     torch_device,
     write_csv,
 )
+from kyn_models.cli.left_out import counted
 from kyn_models.data.kitti_raw import KittiRaw
 from kyn_models.data.kitti_raw_split import KittiRawSplit
 from kyn_models.evaluate import DepthModel, mean_depth
@@ -98,7 +99,7 @@ def _say(
 ) -> None:
     source = args.split.name if args.split else args.data.name
     frames = len(rows) // len(scalings)
-    print(f"depth, {frames} frames of {source}, published KITTI raw protocol: truth from the frame's scan,")
+    print(f"depth, {counted(frames)} of {source}, published KITTI raw protocol: truth from the frame's scan,")
     print(f"{'Garg crop' if crop == 'garg' else 'no crop'}, below 80 m, predictions limited to 1 mm .. 80 m")
     say_left_out(missing, damaged)
     _print(rows, scalings, name + (", images of other frames" if args.other_images else ""))

@@ -11,6 +11,7 @@ from kyn_models import evaluate_frames, ranks
 from kyn_models.artifact import Artifact
 from kyn_models.cli import eval as shared
 from kyn_models.cli.eval_nvs import HELD_OUT_FRAMES, HELD_OUT_SEED
+from kyn_models.cli.left_out import counted
 from kyn_models.cli.unused import refuse
 from kyn_models.data.calibration import resized_source
 from kyn_models.data.kitti_odometry_drive import POSE_FOLDERS, sequences_of
@@ -141,7 +142,7 @@ def _samples(args: argparse.Namespace, artifact: Artifact) -> tuple[shared.Sampl
     frames = KittiOdometryFrames(args.data, options)
     camera, trained = frames.observation(*frames.items[0]).key.intrinsics, artifact.camera.intrinsics
     if not shared.same_kind(trained, camera):
-        print(f"note: the model was trained with the camera {trained}, these images have {camera}")
+        print(f"note: the model was trained with the camera {trained}; these images have {camera}")
     last = float("inf") if args.stop is None else args.stop
     within = [i for i, (_, frame) in enumerate(frames.items) if (args.start or 0) <= frame <= last]
     if not within:
@@ -206,7 +207,7 @@ def _say(
     args: argparse.Namespace, name: str, rows: Sequence[evaluate_frames.FrameScores], left_out: Sequence[str]
 ) -> None:
     masked = sum(row.masked for row in rows)
-    print(f"multi-frame depth of {name}, {len(rows)} frames, {masked} of them with a mask of what moves")
+    print(f"multi-frame depth of {name}, {counted(len(rows))}, {masked} of them with a mask of what moves")
     part = "rows {}..{} and columns {}..{}".format(*args.roi) if args.roi else "the whole crop"
     scaled = "scaled by medians" if args.median_scaling else "no scaling"
     print(f"up to {args.far:g} m, {part}, {scaled}; means over pixels, then over frames")

@@ -10,6 +10,7 @@ from pathlib import Path
 from kyn_models import evaluate_nvs, ranks
 from kyn_models.artifact import Artifact
 from kyn_models.cli import eval as shared
+from kyn_models.cli.left_out import counted
 from kyn_models.cli.model_options import add_model, add_runtime
 from kyn_models.cli.unused import refuse
 from kyn_models.data.kitti360 import Kitti360, open_split
@@ -120,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     if not ranks.first():
         return 0
     frames = len(rows) // len(models)
-    print(f"novel views, {frames} frames at {options.width}x{options.height}, 5 % left out at each edge")
+    print(f"novel views, {counted(frames)} at {options.width}x{options.height}, 5 % left out at each edge")
     shared.say_left_out(missing, damaged)
     table = []
     for answer in models:

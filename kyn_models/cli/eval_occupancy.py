@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     models: dict[str, DensityModel] = {name + (", images of other frames" if args.other_images else ""): model}
     if args.prior:
         prior = Prior.load(args.prior)
-        models[f"prior of {prior.frames} frames, no image"] = prior
+        models[f"prior of {left_out.counted(prior.frames)}, no image"] = prior
     rows, skipped = _score(args, protocol, drives, {**models, **TRIVIAL}, model.frames_wanted)
     ranks.leave()
     if skipped and not rows:
@@ -247,7 +247,7 @@ def _say(
     marks = {"scene": "", "far_cut": " (cut)", "near_objects": " (objects)"}
     frames = len({row.frame for row in rows})
     for far, near in protocol.ranges:
-        print(f"occupancy, {frames} frames, {source}, x -4..4 m, z {near:g}..{far:g} m")
+        print(f"occupancy, {left_out.counted(frames)}, {source}, x -4..4 m, z {near:g}..{far:g} m")
         columns = [*(f"{field}{marks[kind]}" for kind in kinds for field in OccupancyScores._fields), "NaN"]
         columns += ["NaN (objects)"] if args.objects else []
         table = []

@@ -151,7 +151,8 @@ def _say(args: argparse.Namespace, report: Report, seconds: float) -> None:
     if sys.stderr.isatty():
         print(file=sys.stderr)
     rate = f", {report.written / seconds:.2f} a second" if report.written else ""
-    print(f"{args.out}: {report.written} frames written{rate}, {report.kept} were there; from {args.scans} scans each")
+    written = f"{left_out.counted(report.written)} written{rate}"
+    print(f"{args.out}: {written}, {report.kept} were there; from {args.scans} scans each")
     if report.short:
         least = min(scans for _, scans in report.short)
         named = left_out.named([name for name, _ in report.short])

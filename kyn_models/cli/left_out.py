@@ -1,4 +1,4 @@
-"""How commands over many frames say which ones they left out, and why."""
+"""How commands over many frames say how many there are, which ones they left out, and why."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ def sentences(left_out: Iterable[tuple[str, str]]) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for name, reason in left_out:
         reasons.setdefault(reason, []).append(name)
-    counts = {reason: f"{len(names)} frame{'s' if len(names) > 1 else ''}" for reason, names in reasons.items()}
-    return [f"{counts[reason]} left out, {reason}: {named(names)}" for reason, names in reasons.items()]
+    return [f"{counted(len(names))} left out, {reason}: {named(names)}" for reason, names in reasons.items()]
+
+
+def counted(number: int, what: str = "frame") -> str:
+    """``1 frame``, ``0 frames``, ``24 frames``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def named(names: Sequence[str]) -> str:

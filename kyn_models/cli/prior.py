@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from kyn_models.cli.left_out import counted
 from kyn_models.data import street_prior
 from kyn_models.data.street_cache import CacheConfig
 
@@ -34,5 +35,5 @@ def run(args: argparse.Namespace) -> int:
             print(f"frame {done} of {args.frames}", end=end, file=sys.stderr, flush=True)
 
     street_prior.fit(args.frames, CacheConfig(per_street=2, first_seed=args.seed), progress).save(args.out)
-    print(f"{args.out}: prior of {args.frames} synthetic frames")
+    print(f"{args.out}: prior of {counted(args.frames, 'synthetic frame')}")
     return 0

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kyn_models.cli import interrupt
+from kyn_models.cli.left_out import counted
 from kyn_models.data.street_build import MOST_METRES, STYLES
 
 SIZES = {"kitti360": (1408, 376), "kitti_odometry": (1226, 370)}
@@ -105,7 +106,9 @@ def _write(args: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, handler)
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    print(f"{args.out}: {len(names)} drive(s) of {args.frames} frames in {time.perf_counter() - started:.1f} s")
+    print(
+        f"{args.out}: {counted(len(names), 'drive')} of {counted(args.frames)} in {time.perf_counter() - started:.1f} s"
+    )
     return 0
 
 

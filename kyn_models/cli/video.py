@@ -19,6 +19,7 @@ from kyn_models.artifact import Artifact
 from kyn_models.cli import interrupt
 from kyn_models.cli.eval import check_writable, say_left_out, timed_progress
 from kyn_models.cli.image import DEFAULT_FOV_DEG, camera_from_file, camera_from_fov, mount_of
+from kyn_models.cli.left_out import counted
 from kyn_models.cli.model_options import add_model, add_runtime
 from kyn_models.cli.unused import refuse
 from kyn_models.data.kitti360 import Kitti360
@@ -138,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
     say_left_out((), made.left_out)
     if args.images and args.fov is None and args.camera_info is None:
         print(f"no --fov given: distances assume a horizontal field of view of {DEFAULT_FOV_DEG:g} degrees")
-    print(f"{args.out}: {count} pictures at {rate} per second; {artifact.name} on {predictor.runtime_name}")
+    print(f"{args.out}: {counted(count, 'picture')} at {rate} per second; {artifact.name} on {predictor.runtime_name}")
     return 0
 
 
@@ -150,7 +151,7 @@ def _refuse_unused(args: argparse.Namespace) -> None:
 
 
 def _shown(made: Film) -> Iterator[UInt8Array]:
-    print(f"making {made.total} pictures", file=sys.stderr, flush=True)
+    print(f"making {counted(made.total, 'picture')}", file=sys.stderr, flush=True)
     show = timed_progress(made.total)
     for done, picture in enumerate(made.pictures, start=1):
         yield picture

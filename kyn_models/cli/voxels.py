@@ -13,6 +13,7 @@ from typing import Any
 
 from kyn_models.artifact import Artifact
 from kyn_models.cli.eval import progress
+from kyn_models.cli.left_out import counted
 from kyn_models.cli.model_options import add_model, add_runtime
 from kyn_models.data.kitti360 import open_split
 from kyn_models.data.neighbours import kitti360_sample
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     for fault in left_out[:NAMED_AT_MOST]:
         print(f"  left out: {fault}")
     written, there = len(todo) - len(damaged), len(wanted) - len(todo)
-    print(f"{args.out}: {written} frames written, {there} were there, {len(left_out)} missing")
+    print(f"{args.out}: {counted(written)} written, {there} were there, {len(left_out)} missing")
     return 0
 
 

@@ -211,7 +211,7 @@ def test_an_interrupted_drive_is_removed_and_that_is_said(
 def test_command_writes_drives_and_a_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--width", "176", "--height", "47", "--seed", "9"]
     assert main(["synth", str(tmp_path / "d"), "--frames", "2", "--drives", "2", "--no-lidar", *small]) == 0
-    assert "2 drive(s) of 2 frames" in capsys.readouterr().out
+    assert "2 drives of 2 frames" in capsys.readouterr().out
     images = sorted(p.read_bytes() for p in (tmp_path / "d" / "data_2d_raw").rglob("*.png"))
     assert len(images) == len(set(images)) == 4
     assert main(["synth", "--contact-sheet", str(tmp_path / "sheet.jpg"), "--seeds", "2"]) == 0

@@ -200,7 +200,11 @@ def test_broken_files_are_left_out_and_named(folder: Path, tmp_path: Path, capsy
     drive.scan_path(8).unlink()
     assert cli.main(["bag", str(folder), str(tmp_path / "bag")]) == 1
     shown = capsys.readouterr()
-    assert "0000000006.png" in shown.err and "0000000007.bin" in shown.err and "1 frames have no scan" in shown.out
+    assert (
+        "0000000006.png" in shown.err
+        and "0000000007.bin" in shown.err
+        and "no scan in the data set for 1 frame\n" in shown.out
+    )
     counts = Counter(topic for topic, _, _ in read_mcap(tmp_path / "bag"))
     assert (counts["/image"], counts["/odom"], counts["/lidar/points"]) == (3, 3, 1)
 

@@ -91,12 +91,12 @@ def test_the_command_builds_lists_and_removes(
     assert cli.main(["engine", "list"]) == 0
     listed, total = capsys.readouterr().out.splitlines()
     assert "tensorrt 10.3.0.30  Stand-in GPU  float32  600 rays, 1024 points" in listed and total.startswith(
-        "1 engines"
+        "1 engine, "
     )
     assert cli.main(["engine", "clean", "--older-than", "1"]) == 0
     assert capsys.readouterr().out.startswith("removed 0 engines")
     assert cli.main(["engine", "clean", "--all"]) == 0
-    assert capsys.readouterr().out.startswith("removed 1 engines")
+    assert capsys.readouterr().out.startswith("removed 1 engine, ")
     assert cli.main(build) == 0 and machine.builds == 2
 
 
