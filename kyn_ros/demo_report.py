@@ -39,6 +39,7 @@ PICTURED = ("image", "camera_info", "depth/image_rect")
 TITLE_ROWS = 24
 MAP_PIXELS = 560
 DRAIN_SECONDS = 5.0
+PROGRESS_S = 2.0
 START_SECONDS = 120.0
 
 
@@ -106,13 +107,14 @@ class _Listener:
 
     def until_finished(self, replay: subprocess.Popen, perception: subprocess.Popen, frames: int) -> Recording:
         """Spin until the replay has ended, its last answers are here and a report on them; progress is printed."""
-        done_at, shown, reports = None, -1, -1
+        done_at, shown, said_at, reports = None, 0, time.monotonic(), -1
         while done_at is None or time.monotonic() - done_at < DRAIN_SECONDS:
             self._executor.spin_once(timeout_sec=0.05)
             grids = len(self._recorder.arrivals["occupancy_grid"])
-            if grids != shown:
-                print(f"\r  answered {grids} of {frames} frames", end="", flush=True)
-                shown = grids
+            if grids != shown and (grids == frames or time.monotonic() - said_at > PROGRESS_S):
+                # Whole lines: what the nodes say meanwhile stands between them.
+                print(f"  answered {grids} of {frames} frames", flush=True)
+                shown, said_at = grids, time.monotonic()
             if perception.poll() is not None:
                 break
             if done_at is None and replay.poll() is not None:
@@ -122,7 +124,6 @@ class _Listener:
                 reports = said if reports < 0 else reports
                 if said > reports and "runtime" in self._status:
                     break
-        print()
         arrivals, messages = dict(self._recorder.arrivals), dict(self._recorder.messages)
         warnings = list(dict.fromkeys(filter(None, self._warnings.values())))
         return Recording(arrivals, messages, grids, dict(self._status), warnings)

@@ -55,7 +55,9 @@ def test_what_the_node_warned_of_at_its_end_is_in_the_summary(demo: Path) -> Non
     assert len(warnings) == len(set(warnings)) and set(warnings) == expected
     (mount,) = [warning for warning in warnings if warning.startswith("mount: ")]
     assert "degrees off the mount the model was trained with" in mount
-    assert f"the node warns: {mount}\n" in (demo / "printed.txt").read_text()
+    printed = (demo / "printed.txt").read_text()
+    assert f"the node warns: {mount}\n" in printed
+    assert "\n  answered 4 of 4 frames\n" in printed and "\r  answered" not in printed
 
 
 def test_what_the_camera_did_not_see_is_grey_in_the_pictures(demo: Path, shared_data: Path) -> None:
