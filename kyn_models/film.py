@@ -252,7 +252,7 @@ def _draw_map_signs(picture: UInt8Array, camera: Intrinsics, pose: np.ndarray, c
         column, row = point[:2] / point[2] * (camera.fx, camera.fy) + (camera.cx, camera.cy)
         return round(float(column)) + corner[0], round(float(row)) + corner[1]
 
-    cv2.drawMarker(picture, pixel(TOP_M[0] + 1.0, 0.0), views.FRUSTUM_COLOUR, cv2.MARKER_TRIANGLE_UP, 16, 2)
+    views.draw_vehicle(picture, pixel(TOP_M[0] + 1.0, 0.0))
     left, right = (pixel(TOP_M[0] + 1.0, y) for y in (15.0, 5.0))
     cv2.line(picture, left, right, views.INK, 2)
     views.label(picture, "10 m", (left[0], left[1] - 6), 0.38)

@@ -8,7 +8,10 @@ import cv2
 import numpy as np
 
 from kyn_models.types import Float64Array, UInt8Array
-from kyn_models.views import FREE_COLOUR, FRUSTUM_COLOUR, INK, OCCUPIED_COLOUR, UNKNOWN_COLOUR, label
+from kyn_models.views import FREE_COLOUR, INK, OCCUPIED_COLOUR, UNKNOWN_COLOUR, VEHICLE_COLOUR, draw_vehicle, label
+
+AXES = "x up, y left"
+"""How the map lies: as the bird's-eye view of an image, but along the axes of the fixed frame."""
 
 
 def map_picture(
@@ -18,7 +21,7 @@ def map_picture(
     way: Sequence[Float64Array],
     height: int = 420,
 ) -> UInt8Array:
-    """(height, height, 3) uint8 RGB, the fixed frame's x to the right and y up, the vehicle in the middle.
+    """(height, height, 3) uint8 RGB, the fixed frame's x up and y to the left, the vehicle in the middle.
 
     cells: (n, n) int8, 100 occupied, 0 free, -1 unknown. origin_m: x, y of the outer corner of cell (0, 0). way: (4, 4)
     poses of the vehicle in the fixed frame, the newest last.
@@ -27,17 +30,19 @@ def map_picture(
     blend = (1 - share) * np.array(FREE_COLOUR) + share * np.array(OCCUPIED_COLOUR)
     colours = np.where((cells >= 0)[..., None], blend, np.array(UNKNOWN_COLOUR)).astype(np.uint8)
     scale = height / (cells.shape[0] * resolution_m)
-    picture = cv2.resize(np.ascontiguousarray(colours[::-1]), (height, height), interpolation=cv2.INTER_AREA)
+    picture = cv2.resize(
+        np.ascontiguousarray(colours.transpose(1, 0, 2)[::-1, ::-1]), (height, height), interpolation=cv2.INTER_AREA
+    )
 
     def pixels(points: np.ndarray) -> np.ndarray:
         across = (np.asarray(points)[:, :2] - origin_m) * scale
-        return np.rint(np.stack([across[:, 0], height - across[:, 1]], axis=-1)).astype(np.int32)
+        return np.rint(height - across[:, ::-1]).astype(np.int32)
 
     places = np.array([pose[:3, 3] for pose in way]).reshape(-1, 3)
-    cv2.polylines(picture, [pixels(places)], False, FRUSTUM_COLOUR, 1, cv2.LINE_AA)
+    cv2.polylines(picture, [pixels(places)], False, VEHICLE_COLOUR, 1, cv2.LINE_AA)
     if len(way):
-        corners = np.array([(2.5, 0, 0, 1), (-1.5, 1.3, 0, 1), (-1.5, -1.3, 0, 1)]) @ way[-1].T
-        cv2.fillConvexPoly(picture, pixels(corners), FRUSTUM_COLOUR, cv2.LINE_AA)
+        column, place_row = pixels(places)[-1]
+        draw_vehicle(picture, (int(column), int(place_row)), float(np.arctan2(way[-1][1, 0], way[-1][0, 0])))
     row = height - 12
     cv2.line(picture, (8, row), (8 + round(10 * scale), row), INK, 2)
     label(picture, "10 m", (10, row - 6), 0.38)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from kyn_models.types import UNKNOWN, VoxelGridSpec
-from kyn_models.views import cell_colours, visible_faces
+from kyn_models.views import cell_colours
+from kyn_models.voxel_faces import visible_faces
 from kyn_models.whole_files import write_whole
 
 VERTEX = [("xyz", "<f4", 3), ("rgb", "u1", 3)]

@@ -14,6 +14,7 @@ import numpy as np
 from kyn_models.occupancy import GridOptions, column_labels
 from kyn_models.palette import UNLABELLED, class_table, present
 from kyn_models.types import UNKNOWN, Intrinsics, Prediction, UInt8Array, VoxelGridSpec
+from kyn_models.voxel_faces import exposed, visible_faces
 
 BACKGROUND = (24, 26, 30)
 INK = (232, 234, 238)
@@ -21,7 +22,9 @@ UNKNOWN_COLOUR = (62, 66, 74)
 FREE_COLOUR = (214, 222, 226)
 OCCUPIED_COLOUR = (214, 62, 52)
 FRUSTUM_COLOUR = (64, 150, 255)
-SKY_COLOUR = (20, 32, 66)
+VEHICLE_COLOUR = (255, 196, 30)
+SKY_COLOUR = (118, 172, 214)
+"""No colour of depth comes near it."""
 LEGEND_ROW = 24
 Legend = list[tuple[str, tuple[int, int, int]]]
 """Names with their colours."""
@@ -34,7 +37,7 @@ READABLE_WIDTH = 600
 def colourise_depth(depth_m: np.ndarray, near_m: float = 3.0, far_m: float = 80.0) -> UInt8Array:
     """(h, w) depth in metres to (h, w, 3) uint8 RGB, equal ratios of depth as equal steps: near is bright.
 
-    +Inf (sky, beyond range) is dark blue, NaN (invalid) grey.
+    +Inf (sky, beyond range) is light blue, NaN (invalid) grey.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         nearness = np.log(far_m / np.maximum(depth_m, 1e-3)) / np.log(far_m / near_m)
@@ -115,7 +118,7 @@ def input_picture(prediction: Prediction, seen: np.ndarray | None = None) -> UIn
 def birds_eye_picture(
     prediction: Prediction, height: int = 420, seen: np.ndarray | None = None, options: GridOptions | None = None
 ) -> UInt8Array:
-    """The 2-D grid from above, forward up: occupied, free, unknown, the camera's frustum, the ego position, a scale.
+    """The 2-D grid from above, forward up: occupied, free, unknown, the camera's frustum, the vehicle, a scale.
 
     Occupied cells are red, or of the colour of their class where the prediction has labels.
     seen: (image height, image width) bool, what of the model's image the camera saw; None for all of it.
@@ -141,7 +144,7 @@ def birds_eye_picture(
 
     _draw_frustum(picture, prediction, seen, pixel)
     ego = pixel(max(spec.x_m[0], 0.0), 0.0)
-    cv2.drawMarker(picture, (ego[0], min(ego[1], height - 8)), FRUSTUM_COLOUR, cv2.MARKER_TRIANGLE_UP, 14, 2)
+    draw_vehicle(picture, (ego[0], min(ego[1], height - 12)))
     _scale_bar(picture, 10.0 / spec.resolution_m * scale_x)
     return np.hstack([picture, _grid_legend(height, legend, prediction.label_names)])
 
@@ -168,19 +171,34 @@ def _draw_frustum(  # type: ignore[no-untyped-def]
         cv2.line(picture, pixel(*ends[0]), pixel(*ends[1]), FRUSTUM_COLOUR, 1, cv2.LINE_AA)
 
 
+def draw_vehicle(picture: UInt8Array, centre: tuple[int, int], heading: float = 0.0, length: int = 20) -> None:
+    """The sign of the vehicle in pictures from above, in place. centre: column and row. heading: radians to the left of
+    upwards. length: pixels."""
+    forward = np.array([-np.sin(heading), -np.cos(heading)])
+    left = np.array([-np.cos(heading), np.sin(heading)])
+    parts = ((0.5, 0.0), (-0.5, 0.38), (-0.25, 0.0), (-0.5, -0.38))
+    corners = np.array([centre + length * (along * forward + across * left) for along, across in parts])
+    corners = np.rint(corners).astype(np.int32)
+    cv2.fillPoly(picture, [corners], VEHICLE_COLOUR, cv2.LINE_AA)
+    cv2.polylines(picture, [corners], True, BACKGROUND, 1, cv2.LINE_AA)
+
+
 def _scale_bar(picture: UInt8Array, length: float) -> None:
-    row = picture.shape[0] - 12
+    row = picture.shape[0] - 32  # above the vehicle
     cv2.line(picture, (8, row), (8 + round(length), row), INK, 2)
     label(picture, "10 m", (10, row - 6), 0.38)
 
 
 def _grid_legend(height: int, occupied: Legend, names: Sequence[str]) -> UInt8Array:
-    others = [("free", FREE_COLOUR), ("unknown", UNKNOWN_COLOUR), ("frustum", FRUSTUM_COLOUR)]
-    rows = [*occupied[: max(1, (height - 20) // LEGEND_ROW - len(others) - 1)], *others]
+    others = [("free", FREE_COLOUR), ("unknown", UNKNOWN_COLOUR)]
+    rows = [*occupied[: max(1, (height - 20) // LEGEND_ROW - len(others) - 2)], *others]
     legend = _swatches(rows, height, 92, names)
     top = 14 + LEGEND_ROW * len(rows)
-    cv2.drawMarker(legend, (14, top + 6), FRUSTUM_COLOUR, cv2.MARKER_TRIANGLE_UP, 12, 2)
-    label(legend, "vehicle", (26, top + 11), 0.38)
+    border = np.array([(7, top), (14, top + 12), (21, top)], dtype=np.int32)
+    cv2.polylines(legend, [border], False, FRUSTUM_COLOUR, 1, cv2.LINE_AA)
+    label(legend, "frustum", (26, top + 11), 0.38)
+    draw_vehicle(legend, (14, top + LEGEND_ROW + 6))
+    label(legend, "vehicle", (26, top + LEGEND_ROW + 11), 0.38)
     return legend
 
 
@@ -291,52 +309,8 @@ def _draw_ground(picture: UInt8Array, spec: VoxelGridSpec, camera: Intrinsics, c
         points = np.concatenate([line[inside], np.zeros((inside.sum(), 1))], axis=1)
         points = points @ camera_from_base[:3, :3].T + camera_from_base[:3, 3]
         pixels = points[:, :2] / points[:, 2:] * (camera.fx, camera.fy) + (camera.cx, camera.cy)
-        colour = FRUSTUM_COLOUR if number == len(lines) - 1 else UNKNOWN_COLOUR
+        colour = VEHICLE_COLOUR if number == len(lines) - 1 else UNKNOWN_COLOUR
         cv2.polylines(picture, [np.rint(pixels).astype(np.int32)], False, colour, 1, cv2.LINE_AA)
-
-
-_FACES = (
-    # axis, step, shade, corners of the unit cube's face (x, y, z)
-    (0, 1, 0.62, ((1, 0, 0), (1, 1, 0), (1, 1, 1), (1, 0, 1))),
-    (0, -1, 0.74, ((0, 0, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1))),
-    (1, 1, 0.54, ((0, 1, 0), (1, 1, 0), (1, 1, 1), (0, 1, 1))),
-    (1, -1, 0.54, ((0, 0, 0), (1, 0, 0), (1, 0, 1), (0, 0, 1))),
-    (2, 1, 1.0, ((0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1))),
-    (2, -1, 0.4, ((0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0))),
-)
-
-
-def visible_faces(
-    solid: np.ndarray, spec: VoxelGridSpec, eye: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The outer faces of solid cells, all of them or only those that look towards ``eye`` (3,).
-
-    solid: (nz, ny, nx) bool. Returns (F, 4, 3) corners in the grid's frame, (F,) shades, (F,) flat indices of cells.
-    """
-    corners, shades, cells = [], [], []
-    padded = np.pad(solid, 1)
-    inner = (slice(1, -1),) * 3
-    for axis, step, shade, unit in _FACES:
-        neighbour = np.roll(padded, -step, axis=2 - axis)[inner]
-        index = np.flatnonzero(solid & ~neighbour)
-        z, y, x = np.unravel_index(index, solid.shape)
-        lower = np.stack([x, y, z], axis=-1) * spec.resolution_m + np.array(spec.origin_m)
-        if eye is not None:
-            plane = lower[:, axis] + (spec.resolution_m if step > 0 else 0.0)
-            towards = (eye[axis] - plane) * step > 0
-            lower, index = lower[towards], index[towards]
-        corners.append(lower[:, None] + np.array(unit) * spec.resolution_m)
-        shades.append(np.full(len(lower), shade))
-        cells.append(index)
-    return np.concatenate(corners), np.concatenate(shades), np.concatenate(cells)
-
-
-def exposed(solid: np.ndarray) -> np.ndarray:
-    """(nz, ny, nx) bool: the solid cells of which at least one face looks into the open."""
-    padded = np.pad(solid, 1)
-    inner = (slice(1, -1),) * 3
-    buried = np.logical_and.reduce([np.roll(padded, step, axis)[inner] for axis in range(3) for step in (1, -1)])
-    return solid & ~buried
 
 
 def frame_picture(prediction: Prediction, title: str, seen: np.ndarray | None = None) -> UInt8Array:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from kyn_models.artifact import Artifact, default_artifact
 from kyn_models.runtimes import NAMES
+from kyn_models.whole_files import write_whole
 from kyn_ros import demo_folder
 from kyn_ros.processes import ended_by_signals, private_graph, quoted, start_node, stop
 
@@ -75,9 +76,11 @@ def _demo(args: argparse.Namespace) -> int:
     broken = _broken(drive, drive.frames[:frames]) if code else []
     summary["broken_frames"] = broken
     summary["seconds"] = round(time.monotonic() - started, 1)
-    (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(args.out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     written = [name for name in (*demo_folder.RESULTS, demo_folder.DRIVE) if (args.out / name).exists()]
     said = f"; {len(broken)} frame{'s' * (len(broken) != 1)} broken, named above" if broken else ""
+    for warning in summary["warnings"]:
+        print(f"  the node warns: {warning}")
     print(f"wrote {args.out}: {', '.join(written)} in {summary['seconds']} s in all{said}")
     return code
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import shutil
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ def hold(out: Path) -> Iterator[None]:
     """Have the folder ``out`` (made if need be) for this demo alone.
 
     Raises ``FileExistsError`` for a folder with files of which none says that a demo wrote them, ``ValueError`` while
-    another demo writes there.
+    another demo writes there. Within, an ``OSError`` that names no file gets the name of ``out``: what writes into a
+    file that is open already, as the recording, does not say which.
     """
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out}: is a file, expected a folder for the results; name another one as --out")
@@ -37,7 +39,13 @@ def hold(out: Path) -> Iterator[None]:
         mark.truncate(0)
         mark.write("Results of `kyn demo`; the next demo in this folder replaces them.\n")
         mark.flush()
-        yield
+        try:
+            yield
+        except OSError as error:
+            if error.strerror and error.filename is None:
+                advice = "; make room there, or name another folder as --out" if error.errno == errno.ENOSPC else ""
+                raise OSError(error.errno, f"{error.strerror}{advice}", str(out)) from error
+            raise
 
 
 def clear(out: Path, keep_drive: bool) -> list[str]:

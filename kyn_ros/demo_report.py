@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from nav_msgs.msg import OccupancyGrid, Odometry
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.serialization import deserialize_message
@@ -22,10 +21,11 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from kyn_models import views
 from kyn_models.artifact import Artifact
-from kyn_models.map_picture import map_picture, no_map_picture
+from kyn_models.map_picture import AXES, map_picture, no_map_picture
 from kyn_models.stamp_order import JUMP_NS
 from kyn_models.types import Float64Array, Intrinsics, Prediction, UInt8Array, VoxelGridSpec
 from kyn_models.video import write_video
+from kyn_models.whole_files import write_image
 from kyn_ros import convert
 from kyn_ros.mount import pose_from_quaternion
 from kyn_ros.recorder import Recorder, header_stamp_ns
@@ -39,6 +39,7 @@ PICTURED = ("image", "camera_info", "depth/image_rect")
 TITLE_ROWS = 24
 MAP_PIXELS = 560
 DRAIN_SECONDS = 5.0
+PROGRESS_S = 2.0
 START_SECONDS = 120.0
 
 
@@ -65,23 +66,30 @@ def recorded_topics() -> dict[str, type]:
 
 @dataclass
 class Recording:
-    """What arrived, when: see ``Recorder``."""
+    """What arrived, when: see ``Recorder``.
+
+    status: what the node's diagnostics say by key; warnings: the faults they name; both as they said it last.
+    """
 
     arrivals: dict[str, dict[int, float]]
     messages: dict[str, int]
     grids: int
     status: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 class _Listener:
     def __init__(self, recorder: Recorder, executor: SingleThreadedExecutor) -> None:
         self._recorder, self._executor = recorder, executor
         self._status: dict[str, str] = {}
+        self._warnings: dict[str, str] = {}
         recorder.create_subscription(DiagnosticArray, "/diagnostics", self._diagnosed, 10)
 
     def _diagnosed(self, message: DiagnosticArray) -> None:
         for status in message.status:
             self._status.update({pair.key: pair.value for pair in status.values})
+            fault = status.level in (DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
+            self._warnings[status.name] = f"{status.name.split(': ')[-1]}: {status.message}" if fault else ""
 
     def keep_mount(self, frame_id: str, base_from_camera: np.ndarray, stamp_ns: int) -> None:
         """Write the mount into the bag as ``/tf_static``."""
@@ -99,13 +107,14 @@ class _Listener:
 
     def until_finished(self, replay: subprocess.Popen, perception: subprocess.Popen, frames: int) -> Recording:
         """Spin until the replay has ended, its last answers are here and a report on them; progress is printed."""
-        done_at, shown, reports = None, -1, -1
+        done_at, shown, said_at, reports = None, 0, time.monotonic(), -1
         while done_at is None or time.monotonic() - done_at < DRAIN_SECONDS:
             self._executor.spin_once(timeout_sec=0.05)
             grids = len(self._recorder.arrivals["occupancy_grid"])
-            if grids != shown:
-                print(f"\r  answered {grids} of {frames} frames", end="", flush=True)
-                shown = grids
+            if grids != shown and (grids == frames or time.monotonic() - said_at > PROGRESS_S):
+                # Whole lines: what the nodes say meanwhile stands between them.
+                print(f"  answered {grids} of {frames} frames", flush=True)
+                shown, said_at = grids, time.monotonic()
             if perception.poll() is not None:
                 break
             if done_at is None and replay.poll() is not None:
@@ -115,8 +124,9 @@ class _Listener:
                 reports = said if reports < 0 else reports
                 if said > reports and "runtime" in self._status:
                     break
-        print()
-        return Recording(dict(self._recorder.arrivals), dict(self._recorder.messages), grids, dict(self._status))
+        arrivals, messages = dict(self._recorder.arrivals), dict(self._recorder.messages)
+        warnings = list(dict.fromkeys(filter(None, self._warnings.values())))
+        return Recording(arrivals, messages, grids, dict(self._status), warnings)
 
     def _complete(self, frames: int) -> bool:
         known = [topic for topic in PER_FRAME if topic in self._recorder.messages]
@@ -157,6 +167,7 @@ def report(recording: Recording, bag: Path, out: Path) -> dict[str, Any]:
         "stages_ms": stages,
         "runtime": recording.status.get("runtime", "unknown"),
         "model": recording.status.get("model", "unknown"),
+        "warnings": recording.warnings,
         "recording": str(bag.relative_to(out)),
     }
     print(f"  {'frames in':24s} {summary['frames_in']}")
@@ -197,10 +208,10 @@ def draw(
 
     def pictures() -> Iterator[UInt8Array]:
         for number, stamp in enumerate(stamps):
-            prediction = _prediction(messages, stamp, artifact, base_from_camera)
-            picture = views.frame_picture(prediction, f"frame {number}, stamp {stamp / 1e9:.2f} s")
+            prediction, seen = _prediction(messages, stamp, artifact, base_from_camera)
+            picture = views.frame_picture(prediction, f"frame {number}, stamp {stamp / 1e9:.2f} s", seen)
             picture = np.hstack([picture, _fused_panel(messages, stamp, picture.shape[0], places)])
-            cv2.imwrite(str(folder / f"{number:06d}.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            write_image(folder / f"{number:06d}.png", picture)
             print(f"\r  drawn {number + 1} of {len(stamps)}", end="", flush=True)
             yield picture
 
@@ -211,7 +222,7 @@ def draw(
 
         fused = ((stamp, _fused_map(messages, stamp, MAP_PIXELS, places)) for stamp in stamps)
         maps = {stamp: found.picture for stamp, found in fused if found is not None}
-        show([_prediction(messages, stamp, artifact, base_from_camera) for stamp in stamps], out, maps)
+        show([_prediction(messages, stamp, artifact, base_from_camera)[0] for stamp in stamps], out, maps)
 
 
 class _FusedMap(NamedTuple):
@@ -230,7 +241,7 @@ def _fused_panel(
     fused = _fused_map(messages, stamp, size, places)
     if fused is None:
         return views.titled(np.pad(no_map_picture(size), below), "occupancy of all frames")
-    return views.titled(np.pad(fused.picture, below), f"occupancy of all frames, in {fused.frame_id}")
+    return views.titled(np.pad(fused.picture, below), f"occupancy of all frames, {AXES} ({fused.frame_id})")
 
 
 def _fused_map(
@@ -269,13 +280,13 @@ def _by_stamp(bag: Path) -> dict[str, dict[int, bytes]]:
 
 def _prediction(
     messages: dict[str, dict[int, bytes]], stamp: int, artifact: Artifact, base_from_camera: np.ndarray
-) -> Prediction:
-    """The prediction as a subscriber received it."""
+) -> tuple[Prediction, np.ndarray]:
+    """The prediction as a subscriber received it, and (height, width) bool: what of its image the camera saw."""
     topics = recorded_topics()
     got = {name: deserialize_message(raw[stamp], topics[name]) for name, raw in messages.items() if stamp in raw}
     grid, info = got["occupancy_grid"], got["camera_info"]
     source = Intrinsics.from_matrix(np.reshape(info.p, (3, 4)), info.width, info.height)
-    image, _ = artifact.camera.warp(convert.image_to_rgb(got["image"]), source)
+    image, seen = artifact.camera.warp(convert.image_to_rgb(got["image"]), source)
     depth = got["depth/image_rect"]
     cells = np.asarray(grid.data, dtype=np.int8).reshape(grid.info.height, grid.info.width)
     volume = got.get("occupancy_volume")
@@ -283,7 +294,7 @@ def _prediction(
     probabilities: UInt8Array = np.zeros(spec.shape, np.uint8)
     if volume is not None:
         probabilities = np.frombuffer(volume.data, np.uint8).reshape(spec.shape)
-    return Prediction(
+    prediction = Prediction(
         stamp_ns=stamp,
         image=image,
         intrinsics=artifact.camera.intrinsics,
@@ -297,6 +308,7 @@ def _prediction(
         label_names=tuple(volume.label_names) if volume is not None else (),
         grid=cells,
     )
+    return prediction, seen
 
 
 def _spec(grid: OccupancyGrid, volume: Any) -> VoxelGridSpec:

@@ -34,8 +34,10 @@ def checks() -> Iterator[Check]:
         # Importing rclpy may end the process with another middleware than the installed ones.
         yield Check("ROS environment", "gap", str(error))
         return
-    yield library("rclpy", ROS_FROM_PIP, "gap", _ros)
-    for package in MESSAGES:
+    ros = library("rclpy", ROS_FROM_PIP, "gap", _ros)
+    yield ros
+    # Without ROS nothing else of it is there: one gap, one remedy.
+    for package in MESSAGES if ros.status == "ok" else ():
         message = library(f"{package}.msg", ROS_FROM_PIP, "gap")
         if message.status != "ok":
             yield message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Mapping, MutableMapping
@@ -82,6 +83,11 @@ def set_fastdds_profile(environment: MutableMapping[str, str] = os.environ) -> N
 
 
 def prepare_environment() -> None:
-    """This process and its children ready for ROS; raises ``ValueError`` as ``check_environment`` does."""
+    """This process and its children ready for ROS; raises ``ValueError`` as ``check_environment`` does.
+
+    ``ModuleNotFoundError`` for rclpy where there is no ROS, whichever of its packages would be missed first.
+    """
     check_environment()
+    if importlib.util.find_spec("rclpy") is None:
+        raise ModuleNotFoundError("No module named 'rclpy'", name="rclpy")
     set_fastdds_profile()

@@ -230,7 +230,9 @@ class Perception:
         except ValueError as error:
             raise InputError("camera_info", str(error)) from error
         width, height = camera.size
-        self._logger.info(f"prepared for a camera of {width}x{height} in {time.monotonic() - begin:.2f} s")
+        took_s = time.monotonic() - begin
+        said = f" in {took_s:.1f} s" if took_s > 0.1 else ""
+        self._logger.info(f"prepared for a camera of {width}x{height}{said}")
         training = predictor.artifact.manifest.camera
         status = diagnostics.mount_status(f"{self._name}: mount", mount, self._mount.source, training)
         if status.level != diagnostics.OK:

@@ -36,6 +36,7 @@ from kyn_ros.poses import PoseSource, make_pose_source
 from kyn_ros.publishers import Publishers, Source, with_source
 from kyn_ros.worker import Cancelled, Worker, wait_for
 
+STILL_LOADING_S = 5.0
 END_WITHIN_S = 3.0
 """How long a running inference may delay a deactivation or the end of the process."""
 
@@ -71,7 +72,8 @@ class PerceptionNode(LifecycleNode):
                 self, parameters.camera_pose, parameters.grid.frame_id, parameters.tf_timeout_s
             )
             self._poses = make_pose_source(self, parameters)
-            self._activity = "loading the model"
+            self._activity, self._loading_s = "loading the model", time.monotonic()
+            self.get_logger().info("loading the model ...")
             predictor = wait_for(
                 lambda: load_predictor(parameters, mount, self.get_logger().warning, self.get_logger().info),
                 self._while_loading,
@@ -196,7 +198,10 @@ class PerceptionNode(LifecycleNode):
         return TransitionCallbackReturn.FAILURE
 
     def _while_loading(self) -> bool:
-        self.get_logger().info("loading the model ...", throttle_duration_sec=5.0)
+        if (waited := time.monotonic() - self._loading_s) > STILL_LOADING_S:
+            self.get_logger().info(
+                f"still loading the model, {waited:.0f} s now", throttle_duration_sec=STILL_LOADING_S
+            )
         self._publish_diagnostics()
         return not self._stop.is_set()
 

@@ -24,12 +24,12 @@ def private_graph() -> None:
 
     Raises ``ValueError`` for an environment in which its processes would never meet.
     """
-    prepare_environment()
     if os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST") == "OFF":
         raise ValueError(
             "ROS_AUTOMATIC_DISCOVERY_RANGE: got OFF, with which the processes of this command never find each other, "
             "expected LOCALHOST or SUBNET; unset it"
         )
+    prepare_environment()
     if not os.environ.get("ROS_DOMAIN_ID"):
         os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
 

@@ -171,7 +171,7 @@ class ReplayNode(Node):
         grids = f", and {self._answerers()} publishers of {self._grids.topic_name}" if lockstep else ""
         return (
             f"got {images} subscribers of {self._image.topic_name} and {infos} of {self._info.topic_name}{grids} after "
-            f"{seconds} s, expected {self.parameters.listeners} of each{', and 1' * lockstep}; start `kyn node`, or "
+            f"{seconds} s, expected {self.parameters.listeners} of each; start `kyn node`, or "
             "see what it says"
         )
 

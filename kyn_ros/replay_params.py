@@ -27,7 +27,7 @@ class ReplayParameters:
     stop: int = parameter(-1, "last frame number; -1: the last there is", -1, 2**31 - 1)
     lidar: bool = parameter(True, "publish the lidar scans too")
     listeners: int = parameter(
-        1, "how many subscribers of image and camera_info to wait for at start (pace lockstep)", 1, 100
+        1, "how many subscribers of image and camera_info to wait for at start (pace clock: 5 s at most)", 1, 100
     )
     wait_s: float = parameter(60.0, "how long to wait for the perception node at start (pace lockstep)", 0.0, 3600.0)
     answer_timeout_s: float = parameter(10.0, "a grid later than this counts as missing (pace lockstep)", 0.1, 600.0)

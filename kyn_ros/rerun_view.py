@@ -13,6 +13,7 @@ import rerun.blueprint as blueprint
 
 from kyn_models import occupancy, views
 from kyn_models.types import UNKNOWN, Prediction, UInt8Array
+from kyn_models.voxel_faces import exposed
 
 WEB_PORT, DATA_PORT = 9090, 9876
 
@@ -31,7 +32,7 @@ def log(predictions: Sequence[Prediction], maps: Maps, occupied_above: float = 0
         if prediction.volume is not None:
             # The viewer draws 2^16 boxes at most: those inside others are left out.
             solid = (prediction.volume != UNKNOWN) & (prediction.volume > 254.0 * occupied_above)
-            shown = views.exposed(solid)
+            shown = exposed(solid)
             centres = prediction.spec.centres()[shown]
             half = np.full((len(centres), 3), prediction.spec.resolution_m / 2, dtype=np.float32)
             cells, names = np.flatnonzero(shown), prediction.label_names

@@ -1,5 +1,6 @@
 """Pictures and meshes: what is drawn where."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -8,6 +9,7 @@ from kyn_models.artifact import KITTI360_CAMERA, forward_mount
 from kyn_models.palette import class_colour
 from kyn_models.ply import write_voxel_mesh
 from kyn_models.types import Prediction, VoxelGridSpec
+from kyn_models.voxel_faces import exposed
 
 SPEC = VoxelGridSpec(x_m=(0, 20), y_m=(-6, 6), z_m=(-0.4, 2.8), resolution_m=0.4)
 
@@ -30,10 +32,34 @@ def prediction() -> Prediction:
 
 def test_depth_colours_keep_sky_and_holes_apart(prediction):
     colours = views.colourise_depth(prediction.depth_m)
-    assert (colours[0, 0] == (20, 32, 66)).all()
+    assert (colours[0, 0] == views.SKY_COLOUR).all()
     assert (colours[191, 0] == views.UNKNOWN_COLOUR).all()
     near, far = views.colourise_depth(np.array([[4.0, 40.0]], np.float32))[0]
     assert near.sum() > far.sum()
+
+
+def test_the_sky_is_no_depth(prediction):
+    """Its colour is far from those of all depths, in what the eye sees (CIE L*a*b*)."""
+
+    def seen_as(colours):
+        return cv2.cvtColor(np.asarray(colours, np.float32).reshape(1, -1, 3) / 255, cv2.COLOR_RGB2LAB)[0]
+
+    depths = views.colourise_depth(np.geomspace(1.0, 200.0, 500, dtype=np.float32)[None])
+    others = np.concatenate([depths[0], [views.UNKNOWN_COLOUR]])
+    assert np.linalg.norm(seen_as(others) - seen_as(views.SKY_COLOUR), axis=-1).min() > 40
+
+
+def test_the_vehicle_is_no_part_of_the_frustum(prediction):
+    picture = views.birds_eye_picture(prediction, height=300)
+    width = picture.shape[1] - 92
+    for part in (picture[:, :width], picture[:, width:]):  # as the legend shows it
+        rows, columns = np.nonzero((part == views.VEHICLE_COLOUR).all(-1))
+        assert len(rows) > 20 and np.ptp(rows) < 21 and np.ptp(columns) < 21
+        # Its tip is up: narrow above, wide below.
+        assert np.ptp(columns[rows < rows.min() + 4]) < np.ptp(columns[rows > rows.min() + 8])
+    turned = np.zeros((40, 40, 3), np.uint8)
+    views.draw_vehicle(turned, (20, 20), heading=np.pi / 2, length=20)
+    assert turned[20, 17].tolist() == list(views.VEHICLE_COLOUR) and not turned[20, 29].any(), "it looks to the left"
 
 
 def test_birds_eye_view_has_forward_up_and_left_left(prediction):
@@ -220,7 +246,7 @@ def test_video_has_one_frame_per_picture(tmp_path):
 def test_buried_cells_are_not_exposed():
     solid = np.zeros((5, 5, 5), bool)
     solid[1:4, 1:4, 1:4] = True
-    shown = views.exposed(solid)
+    shown = exposed(solid)
     assert shown.sum() == 26 and not shown[2, 2, 2]
 
 

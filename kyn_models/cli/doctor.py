@@ -10,15 +10,16 @@ import importlib
 import importlib.util
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kyn_models import runtimes
 from kyn_models.artifact import Artifact
-from kyn_models.cli import extra
+from kyn_models.cli import REMEDIES, extra
 from kyn_models.cli.model_options import add_model
 from kyn_models.models import FRAME_FAMILIES
 from kyn_models.runtimes.cuda_device import gpu_count
@@ -58,7 +59,8 @@ def report(jobs: Mapping[str, Iterable[Check]], as_json: bool) -> int:
     made: list[Check] = []
     ready: dict[str, bool] = {}
     for job, job_checks in jobs.items():
-        for check in job_checks:
+        for found in job_checks:
+            check = replace(found, remedy=for_this_python(found.remedy))
             made.append(check)
             if not as_json:
                 remedy = f"; {check.remedy}" if check.remedy else ""
@@ -88,7 +90,7 @@ def checks(model: Path) -> Iterator[Check]:
     yield _tensorrt()
     for name, (_, install) in runtimes.RUNTIMES.items():
         if name != "tensorrt":
-            yield _runtime(name, install, artifact)
+            yield _runtime(name, REMEDIES.get(name, install), artifact)
     yield _automatic(artifact)
 
 
@@ -101,6 +103,11 @@ def library(module: str, remedy: str, missing: str = "optional", say: Callable[[
         return Check(module, "ok", say(loaded) if say else str(getattr(loaded, "__version__", "installed")))
     except Exception as error:  # noqa: BLE001 - a broken library may raise anything, and this is what doctor reports
         return Check(module, missing, f"installed, but does not work: {first_line(error)}", remedy)
+
+
+def for_this_python(remedy: str) -> str:
+    """A remedy whose ``pip`` is that of the running Python: a bare one may belong to another."""
+    return remedy.replace("pip install", f"{shlex.quote(sys.executable)} -m pip install")
 
 
 def first_line(error: BaseException) -> str:

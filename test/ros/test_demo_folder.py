@@ -47,6 +47,19 @@ def test_a_second_demo_into_the_same_folder_is_refused(tmp_path, model, capsys):
         assert "replace" in (tmp_path / "out" / demo_folder.MARK).read_text()
 
 
+def test_a_full_disk_is_named_with_its_folder(tmp_path):
+    with (
+        pytest.raises(OSError, match="No space left on device; make room there, or name another folder") as full,
+        demo_folder.hold(tmp_path),
+        open("/dev/full", "wb", buffering=0) as recording,
+    ):
+        recording.write(b"a message")
+    assert full.value.filename == str(tmp_path)
+    with pytest.raises(FileNotFoundError) as missing, demo_folder.hold(tmp_path):
+        (tmp_path / "gone").read_bytes()
+    assert missing.value.filename == str(tmp_path / "gone")
+
+
 @pytest.mark.parametrize("keep_drive", [True, False])
 def test_only_results_are_cleared(tmp_path, keep_drive):
     with demo_folder.hold(tmp_path):

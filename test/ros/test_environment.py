@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import re
 import sys
@@ -81,6 +83,54 @@ def test_doctor_names_another_middleware_than_the_installed_one(
     monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_other_cpp")
     (check,) = doctor_command.checks()
     assert check.status == "gap" and "rmw_other_cpp" in check.detail
+
+
+@pytest.fixture
+def without_ros(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where no package of ROS is installed."""
+    found = importlib.util.find_spec
+    gone = ("rclpy", "tf2_ros", *doctor_command.MESSAGES)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in gone else found(name, *rest))
+
+
+def test_doctor_without_ros_names_one_gap_and_the_pip_of_this_python(
+    without_ros: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/home/a user/kyn/.venv/bin/python")
+    assert main(["doctor", "--model", "/nowhere"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    gaps = [line.split()[0] for line in lines if line.split()[1:2] == ["GAP"]]
+    assert gaps == ["model", "runtime", "rclpy"]
+    (rclpy,) = [line for line in lines if line.startswith("rclpy")]
+    assert "; '/home/a user/kyn/.venv/bin/python' -m pip install '.[ros]' in kyn's source folder, or source" in rclpy
+    assert all("-m pip install" in line for line in lines if "pip install" in line)
+
+
+def test_doctor_and_readme_get_torch_in_the_same_way(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else found(name, *rest)
+    )
+    main(["doctor", "--model", "/nowhere", "--json"])
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert "pip install '.[train]'" in checks["torch"]["remedy"]
+
+
+@pytest.mark.parametrize("command", [["node"], ["demo"], ["play", "."]])
+def test_commands_without_ros_say_how_to_get_it(
+    without_ros: None,
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        f"kyn {command[0]}: needs the Python module rclpy, which is not installed here; pip install '.[ros]'"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_shared_files_are_found_in_an_overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_the_demos_pictures_have_the_classes_that_were_received(model: Path, nam
         "occupancy_volume": convert.volume_message(kyn.OccupancyVolume, header, volume, spec, labels, names),
     }
     messages = {topic: {SECOND: serialize_message(message)} for topic, message in sent.items()}
-    received = demo_report._prediction(messages, SECOND, Artifact.load(model), np.eye(4))
+    received, _ = demo_report._prediction(messages, SECOND, Artifact.load(model), np.eye(4))
     assert received.label_names == names and received.spec == spec
     np.testing.assert_array_equal(received.volume, volume)
     np.testing.assert_array_equal(received.labels, labels)

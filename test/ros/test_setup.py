@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,18 @@ def test_stopping_while_the_model_loads_is_not_waited_for(ros, model: Path, monk
     assert node.finish() is False, "the loading thread is left to itself"
     loaded.set()
     assert ros.spin_until(node.finish, 5.0), "a thread that has ended is not left running"
+
+
+def test_that_a_model_is_loading_is_said_once_and_then_how_long(ros, model: Path, capfd, monkeypatch) -> None:
+    monkeypatch.setattr(perception_node, "STILL_LOADING_S", 0.6)
+    load = perception_node.load_predictor
+    monkeypatch.setattr(perception_node, "load_predictor", lambda *given: time.sleep(1.3) or load(*given))
+    one = Bench(ros, {"model": str(model), "camera_pose": MOUNT, **SMALL_GRID})
+    one.ask(128, SECOND)
+    said = capfd.readouterr().err
+    assert said.count("]: loading the model ...") == 1 and "still loading the model, 1 s now" in said
+    assert "prepared for a camera of 352x94\n" in said or "prepared for a camera of 352x94 in 0." in said
+    assert "in 0.0" not in said
 
 
 def test_a_refused_node_can_be_mended_and_configured(ros, model: Path) -> None:
