@@ -14,8 +14,12 @@ from kyn_ros import convert
 from kyn_ros.camera_info import Camera
 
 
-class Arrival(NamedTuple):
-    """An image, the CameraInfo of the same moment, and when they were complete (steady clock, seconds)."""
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """An image, the CameraInfo of the same moment, and when they were complete (steady clock, seconds).
+
+    Equal to itself alone: two images may have the same stamp.
+    """
 
     image: Image | CompressedImage
     info: CameraInfo

@@ -104,10 +104,18 @@ def compressed_to_rgb(message: CompressedImage) -> UInt8Array:
     data = np.frombuffer(message.data, dtype=np.uint8)
     # The flag keeps a picture as the sensor had it: EXIF rotation would contradict CameraInfo.
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    bgr = cv2.imdecode(data, flags) if data.size else None
+    bgr = decoded(data, flags)
     if bgr is None:
         raise InputError("image data", f"image: got {data.size} bytes that do not decode as {message.format}")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def decoded(data: UInt8Array, flags: int) -> UInt8Array | None:
+    """The picture in the bytes of a file, (H, W, 3) BGR or (H, W) as OpenCV's ``flags`` say; None where it is none."""
+    try:
+        return cv2.imdecode(data, flags) if data.size else None
+    except cv2.error:  # a header with more pixels than OpenCV takes
+        return None
 
 
 def stamp_ns(stamp: Time) -> int:

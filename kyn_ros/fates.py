@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from kyn_ros.arrival import Arrival
+
 
 class Fate(NamedTuple):
     """Why an image is given up: the short name it is counted under, and a sentence."""
@@ -20,48 +22,49 @@ DEACTIVATED = Fate("deactivated", "image: the node was deactivated before its an
 
 
 class Fates:
-    """The images that are neither answered nor dropped, by stamp, in the order in which they came.
+    """The images that are neither answered nor dropped, in the order in which they came.
 
+    Each is told by itself, not by its stamp: after a restart another one may have the same.
     drop: called with reason and sentence, once for each image that is given up.
     """
 
     def __init__(self, drop: Callable[[str, str], None]) -> None:
         self._drop = drop
         # What is said of each if it leaves without an answer; None: nothing yet.
-        self._open: dict[int, Fate | None] = {}
+        self._open: dict[Arrival, Fate | None] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def __contains__(self, stamp_ns: int) -> bool:
-        return stamp_ns in self._open
+    def __contains__(self, arrival: Arrival) -> bool:
+        return arrival in self._open
 
-    def arrived(self, stamp_ns: int) -> None:
-        self._open[stamp_ns] = None
+    def arrived(self, arrival: Arrival) -> None:
+        self._open[arrival] = None
 
-    def note(self, stamp_ns: int, fate: Fate) -> None:
+    def note(self, arrival: Arrival, fate: Fate) -> None:
         """It is not to be answered itself, or was of use to another: what is said if it stays at that."""
-        if stamp_ns in self._open:
-            self._open[stamp_ns] = fate
+        if arrival in self._open:
+            self._open[arrival] = fate
 
-    def noted(self, stamp_ns: int) -> bool:
-        return self._open.get(stamp_ns) is not None
+    def noted(self, arrival: Arrival) -> bool:
+        return self._open.get(arrival) is not None
 
-    def answered(self, stamp_ns: int) -> None:
-        self._open.pop(stamp_ns, None)
+    def answered(self, arrival: Arrival) -> None:
+        self._open.pop(arrival, None)
 
-    def drop(self, stamp_ns: int, fate: Fate) -> None:
+    def drop(self, arrival: Arrival, fate: Fate) -> None:
         """Give an image up, unless that was decided before."""
-        if stamp_ns in self._open:
-            del self._open[stamp_ns]
+        if arrival in self._open:
+            del self._open[arrival]
             self._drop(*fate)
 
-    def let_go(self, stamp_ns: int, otherwise: Fate) -> None:
+    def let_go(self, arrival: Arrival, otherwise: Fate) -> None:
         """Give an image up as was noted of it, or with ``otherwise``."""
-        self.drop(stamp_ns, self._open.get(stamp_ns) or otherwise)
+        self.drop(arrival, self._open.get(arrival) or otherwise)
 
-    def leave(self, held: Callable[[int], bool], otherwise: Fate) -> None:
+    def leave(self, held: Callable[[Arrival], bool], otherwise: Fate) -> None:
         """Let all go that are not held any more."""
-        for stamp_ns in tuple(self._open):
-            if not held(stamp_ns):
-                self.let_go(stamp_ns, otherwise)
+        for arrival in tuple(self._open):
+            if not held(arrival):
+                self.let_go(arrival, otherwise)

@@ -37,12 +37,12 @@ class Frames:
 
     def __init__(self, poses: PoseSource, options: WindowOptions, drop: Callable[[str, str], None]) -> None:
         self._poses, self._fates = poses, Fates(drop)
-        # Stamp of the image that the inference thread is at.
-        self._asked_ns: int | None = None
+        # The image that the inference thread is at.
+        self._asked: Arrival | None = None
         self._window: FrameWindow[Placed] = FrameWindow(options)
         self._waiting: list[Arrival] = []
-        # Of frames that can be chosen again, by stamp.
-        self._converted: dict[int, PosedFrame] = {}
+        # Of frames that can be chosen again.
+        self._converted: dict[Arrival, PosedFrame] = {}
         self._lock = threading.Lock()
         self._epoch: int | None = None
         # Restarts until now, and those before the image that the inference thread is at.
@@ -62,14 +62,14 @@ class Frames:
     def arrived(self, arrival: Arrival) -> None:
         """An image that can become a neighbour, whether or not there will be time to answer it."""
         with self._lock:
-            self._fates.arrived(arrival.stamp_ns)
+            self._fates.arrived(arrival)
             self._waiting.append(arrival)
             self._thin()
 
     def passed_over(self, arrival: Arrival, fate: Fate) -> None:
         """An image that ``choose`` is not asked about. fate: what is said where it is of no other use."""
         with self._lock:
-            self._fates.note(arrival.stamp_ns, fate)
+            self._fates.note(arrival, fate)
 
     def restart(self, cause: str, fate: Fate = RESTART) -> None:
         """Forget the history; ``cause`` is counted and named. fate: of the images that wait."""
@@ -78,7 +78,7 @@ class Frames:
             self._window.reset(cause)
             self._waiting.clear()
             self._converted.clear()
-            self._fates.leave(lambda stamp_ns: stamp_ns == self._asked_ns, fate)
+            self._fates.leave(lambda arrival: arrival is self._asked, fate)
 
     def begin(self, arrival: Arrival) -> bool:
         """The inference thread turns to an image; False if that was given up meanwhile.
@@ -87,15 +87,15 @@ class Frames:
         """
         with self._lock:
             self._restarts_before = self._restarts
-            self._asked_ns = arrival.stamp_ns if arrival.stamp_ns in self._fates else None
-            return self._asked_ns is not None
+            self._asked = arrival if arrival in self._fates else None
+            return self._asked is not None
 
     def given_up(self, fate: Fate) -> None:
         """What the inference thread is at is not answered."""
         with self._lock:
-            if self._asked_ns is not None:
-                self._fates.drop(self._asked_ns, fate)
-            self._asked_ns = None
+            if self._asked is not None:
+                self._fates.drop(self._asked, fate)
+            self._asked = None
             self._leave()
 
     def choose(self, arrival: Arrival, looks: Looks, cancelled: threading.Event) -> Chosen | None:
@@ -111,7 +111,7 @@ class Frames:
         *earlier, (newest, located) = self._ready(arrival, cancelled)
         pose_ms = (time.monotonic() - begin) * 1e3
         with self._lock:
-            self._asked_ns = newest.stamp_ns
+            self._asked = newest
         for image, its_pose in earlier:
             try:
                 self._add(image, its_pose, looks, ask=False)
@@ -124,12 +124,12 @@ class Frames:
                 self._lose(placed.arrival, fault)
             with self._lock:
                 self._check_restart()
-                self._asked_ns = choice.key.stamp_ns
-                if not broken and self._asked_ns in self._fates:
+                self._asked = choice.key.arrival
+                if not broken and self._asked in self._fates:
                     return Chosen(choice, frames, (newest.stamp_ns - choice.key.stamp_ns) * 1e-6, pose_ms)
                 choice = self._window.choose_again([placed for placed, _ in broken]) if broken else None
         with self._lock:
-            self._asked_ns = None
+            self._asked = None
             self._leave()
         return None
 
@@ -141,7 +141,7 @@ class Frames:
         for placed in chosen:
             check(cancelled)
             try:
-                frame = self._converted.get(placed.stamp_ns) or looks.convert(placed)
+                frame = self._converted.get(placed.arrival) or looks.convert(placed)
             except InputError as error:
                 broken.append((placed, error))
                 continue
@@ -149,17 +149,17 @@ class Frames:
             with self._lock:
                 # After a restart another image may have this stamp.
                 self._check_restart()
-                self._converted[placed.stamp_ns] = frame
+                self._converted[placed.arrival] = frame
         return tuple(frames), broken
 
     def answered(self, chosen: Chosen, frames_used: int) -> None:
         """Note what became of a question. frames_used: as the prediction says it."""
         neighbours = chosen.choice.neighbours
         with self._lock:
-            self._fates.answered(chosen.key.stamp_ns)
+            self._fates.answered(chosen.key)
             for neighbour in neighbours[: frames_used - 1]:
-                self._fates.note(neighbour.stamp_ns, NEIGHBOUR_ONLY)
-            self._asked_ns = None
+                self._fates.note(neighbour.arrival, NEIGHBOUR_ONLY)
+            self._asked = None
             self._leave()
             self._last = chosen
             self._used[frames_used - 1] += 1
@@ -180,6 +180,7 @@ class Frames:
                 "pose_age_ms": self._poses.age_text(),
                 "mode": f"{options.neighbours}, spacing {options.spacing_m:g} m",
                 "kept": str(len(window)),
+                "waiting": str(len(self._fates)),
                 **{f"answered with {count} neighbours": str(n) for count, n in sorted(self._used.items())},
                 **{f"alone: {cause}": str(count) for cause, count in sorted(self._alone.items())},
                 **{f"reset: {cause}": str(count) for cause, count in sorted(window.resets.items())},
@@ -207,7 +208,7 @@ class Frames:
                 located = self._poses.locate(image.stamp_ns, cancelled, 0.0 if ready else None)
             except PoseLate:
                 # Poses come in the order of stamps: the later images have none either.
-                self._asked_ns = image.stamp_ns
+                self._asked = image
                 self._wait_on([image, *waiting] if ready else waiting)
                 if ready:
                     break
@@ -249,20 +250,19 @@ class Frames:
             inner = range(1, len(stamps) - 1)
             if stamps[-1] - stamps[0] > too_old_ns:
                 inner = range(1)
-            going = [number for number in inner if self._fates.noted(stamps[number])] or inner
+            going = [number for number in inner if self._fates.noted(self._waiting[number])] or inner
             gone = min(going, key=lambda number: stamps[number + 1] - stamps[max(0, number - 1)])
-            del self._waiting[gone]
-            self._fates.let_go(stamps[gone], NEWER_IMAGE)
+            self._fates.let_go(self._waiting.pop(gone), NEWER_IMAGE)
 
     def _leave(self) -> None:
         """Count the images that can be neither answered nor neighbours from now on."""
-        held = {self._asked_ns, *(one.stamp_ns for one in self._waiting)}
-        self._fates.leave(lambda stamp_ns: stamp_ns in held or self._window.holds(stamp_ns), NEWER_IMAGE)
+        held = {self._asked, *self._waiting}
+        self._fates.leave(lambda arrival: arrival in held or self._window.holds(arrival.stamp_ns), NEWER_IMAGE)
 
     def _lose(self, image: Arrival, error: InputError) -> None:
         """Drop an image that cannot become a neighbour, and say so."""
         with self._lock:
-            self._fates.drop(image.stamp_ns, Fate(error.reason, str(error)))
+            self._fates.drop(image, Fate(error.reason, str(error)))
             self._lost[error.reason] += 1
             self._lost_last = str(error)
 
@@ -279,7 +279,7 @@ class Frames:
                 self._window.reset("pose jump")
             self._epoch = located.epoch
             choice = self._window.add(placed, ask)
-            self._converted = {stamp: one for stamp, one in self._converted.items() if self._window.holds(stamp)}
+            self._converted = {one: frame for one, frame in self._converted.items() if self._window.holds(one.stamp_ns)}
         return choice
 
     def _check_restart(self) -> None:

@@ -281,7 +281,7 @@ def read_mask(path: str) -> UInt8Array | None:
         return None
     with open(path, "rb") as stream:
         content_bytes = np.frombuffer(stream.read(), np.uint8)
-    mask = cv2.imdecode(content_bytes, cv2.IMREAD_GRAYSCALE) if content_bytes.size else None
+    mask = convert.decoded(content_bytes, cv2.IMREAD_GRAYSCALE)
     if mask is None:
         raise ValueError(f"hood_mask: {path} does not decode as an image, expected a PNG")
     return mask

@@ -10,6 +10,7 @@ then their processes tell them apart.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -21,8 +22,9 @@ from sensor_msgs.msg import CameraInfo
 
 from kyn_ros.diagnostics import second_publisher
 
-SILENT_S = 1.0
-"""After so long without an image of the publisher in use another one takes its place."""
+SILENT_S, SILENT_PERIODS = 1.0, 3
+"""After so long without an image of the publisher in use, and so many of its periods, another one takes its place."""
+KEPT_TIMES, KEPT_PUBLISHERS = 3, 8
 KEPT_INFOS = 10
 PROCESS_BYTES = 12
 """With DDS, gids of one process begin with the same bytes, those of two processes with others."""
@@ -70,7 +72,8 @@ class Publishers:
         self._node, self._image_topic, self._info_topic = node, image_topic, info_topic
         self._clock = clock
         self._used: bytes | None = None
-        self._last_s = 0.0
+        # When the last images came, by publisher.
+        self._times: dict[bytes, tuple[float, ...]] = {}
         self._several = False
         self._infos: deque[tuple[bytes, CameraInfo]] = deque(maxlen=KEPT_INFOS)
 
@@ -79,22 +82,39 @@ class Publishers:
         gid = gid_of(source)
         if gid is None:
             return self._without_gid()
-        now = self._clock()
+        self._note(gid)
         before = self._used
-        if before in (None, gid):
-            self._used, self._last_s = gid, now
+        if before is None or before == gid:
+            self._used = gid
             return Verdict(chosen=before is None)
         known = self._known(self._image_topic)
         gone = gid in known and before not in known
-        if not gone and now - self._last_s <= SILENT_S:
+        # After its first image nobody knows whether another one comes.
+        silent_s = self._silent_s(before) if len(self._times[gid]) > 1 else 0.0
+        if not gone and not silent_s:
             return Verdict(reason=OTHER, sentence=self._sentence(known))
-        self._used, self._last_s = gid, now
-        what = "is gone" if gone else f"has been silent for {SILENT_S:g} s"
+        self._used = gid
         return Verdict(
-            restart=f"image: the publisher in use on {self._image_topic} {what}, "
+            restart=f"image: the publisher in use on {self._image_topic} "
+            f"{'is gone' if gone else f'has been silent for {silent_s:.1f} s'}, "
             f"those of {known.get(gid, 'another one')} are used from now on",
             chosen=True,
         )
+
+    def _note(self, gid: bytes) -> None:
+        """An image of this publisher has come."""
+        self._times[gid] = (*self._times.pop(gid, ())[1 - KEPT_TIMES :], self._clock())
+        others = [other for other in self._times if other != self._used]
+        if len(others) > KEPT_PUBLISHERS:
+            del self._times[others[0]]
+
+    def _silent_s(self, gid: bytes) -> float:
+        """For how long a publisher has been silent, 0 while its next image may still come."""
+        times = self._times[gid]
+        # The shorter one, for a pause is not a period.
+        period_s = min((later - earlier for earlier, later in itertools.pairwise(times)), default=0.0)
+        silent_s = self._clock() - times[-1]
+        return silent_s if silent_s > max(SILENT_S, SILENT_PERIODS * period_s) else 0.0
 
     def info(self, message: CameraInfo, source: Source) -> bool:
         """Whether a CameraInfo may be of the images that are taken: not if it is of another camera.

@@ -5,22 +5,27 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 
-from bench import CAMERA, SECOND, image_of, info_of, values_of
+from bench import CAMERA, FRAME, HUGE_PNG, SECOND, image_of, info_of, values_of
 from diagnostic_msgs.msg import DiagnosticStatus
+from posed_drive import MS
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
 
 from kyn_models.predictor import Predictor
-from kyn_ros import perception_node
+from kyn_ros import convert, perception_node
 from kyn_ros.background import Background
+from kyn_ros.perception import read_mask
 
 WIDER = dataclasses.replace(CAMERA, fx=CAMERA.fx * 1.5, fy=CAMERA.fy * 1.5)
 
@@ -59,6 +64,35 @@ def bad_info(stamp_ns: int, **changes: object) -> CameraInfo:
     for name, value in changes.items():
         setattr(message, name, value)
     return message
+
+
+def test_a_corrupt_picture_costs_its_own_image_only(drive) -> None:
+    one = drive(image_transport="compressed")
+    good = cv2.imencode(".png", np.full((CAMERA.height, CAMERA.width, 3), 128, np.uint8))[1].tobytes()
+
+    def send(number: int, data: bytes = good) -> None:
+        stamp_ms = 1000 + 100 * number
+        one.pose(stamp_ms, number)
+        header = Header(stamp=convert.time_message(stamp_ms * MS), frame_id=FRAME)
+        one.one.send(CompressedImage(header=header, format="png", data=data), info_of(stamp_ms * MS))
+        one.one.ros.spin_for(0.1)
+
+    send(0)
+    one.answers(1)
+    one.model.hold.clear()
+    send(1)
+    # It is a neighbour of the next one, which alone is asked about.
+    send(2, HUGE_PNG)
+    send(3)
+    one.model.hold.set()
+    assert one.answers(3) == [1000, 1100, 1300] and one.questions()[-1] == (1300, 1100)
+    assert one.one.drops() == {"image data": 1}
+
+
+def test_a_hood_mask_that_is_no_picture_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "hood.png").write_bytes(HUGE_PNG)
+    with pytest.raises(ValueError, match="does not decode as an image"):
+        read_mask(str(tmp_path / "hood.png"))
 
 
 NAN_K = np.array([math.nan, 0, 176, 0, 138, 60, 0, 0, 1.0])

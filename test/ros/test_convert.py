@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 
+from bench import HUGE_PNG
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -134,7 +135,12 @@ def test_compressed() -> None:
         data = cv2.imencode("." + name, rgb[..., ::-1])[1].tobytes()
         decoded = convert.compressed_to_rgb(CompressedImage(format=f"rgb8; {name} compressed bgr8", data=data))
         np.testing.assert_allclose(decoded[:, :48].astype(int), rgb[:, :48].astype(int), atol=tolerance)
-    for format_name, data, reason in (("png", b"", "image data"), ("h264", b"123", "encoding")):
+    for format_name, data, reason in (
+        ("png", b"", "image data"),
+        ("png", b"123", "image data"),
+        ("png", HUGE_PNG, "image data"),
+        ("h264", b"123", "encoding"),
+    ):
         with pytest.raises(InputError) as error:
             convert.compressed_to_rgb(CompressedImage(format=format_name, data=data))
         assert error.value.reason == reason

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
 
@@ -21,7 +20,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from kyn_models.types import Intrinsics
 from kyn_ros import publishers
 from kyn_ros.params import TopicQos
-from kyn_ros.publishers import SILENT_S, Publishers, Verdict, gid_of
+from kyn_ros.publishers import KEPT_PUBLISHERS, SILENT_S, Publishers, Verdict, gid_of
 
 REAR = dataclasses.replace(CAMERA, fx=2 * CAMERA.fx, fy=2 * CAMERA.fy)
 
@@ -63,6 +62,12 @@ def process() -> Iterator[Context]:
     context.try_shutdown()
 
 
+@pytest.fixture
+def none_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow this machine is."""
+    monkeypatch.setattr(publishers, "SILENT_S", 60.0)
+
+
 def leave(one: Bench) -> None:
     """The first driver ends."""
     one.peer.destroy_publisher(one._image)
@@ -70,6 +75,7 @@ def leave(one: Bench) -> None:
     assert one.ros.spin_until(lambda: one.node.count_publishers("/image") == 1)
 
 
+@pytest.mark.usefixtures("none_is_silent")
 def test_images_of_the_publisher_in_use_go_on_and_the_others_are_dropped(drive) -> None:
     one = drive()
     one.steps(0, 2)
@@ -93,11 +99,11 @@ def test_images_of_the_publisher_in_use_go_on_and_the_others_are_dropped(drive) 
 
 
 @pytest.mark.parametrize(("name", "calibration"), [("second_camera", ""), ("peer", ""), ("second_camera", "another")])
+@pytest.mark.usefixtures("none_is_silent")
 def test_no_image_is_given_the_focal_length_of_another_camera(
-    drive, process: Context, monkeypatch: pytest.MonkeyPatch, name: str, calibration: str
+    drive, process: Context, name: str, calibration: str
 ) -> None:
     """Also where two drivers have the same node name, or the CameraInfo of the first is of another node."""
-    monkeypatch.setattr(publishers, "SILENT_S", 60.0)
     one = drive()
     if calibration:
         one.one.peer.destroy_publisher(one.one._info)
@@ -141,6 +147,7 @@ def test_a_second_publisher_that_is_silent_costs_nothing(drive) -> None:
     assert one.one.drops() == {} and one.one.ask_status("input").level == DiagnosticStatus.OK
 
 
+@pytest.mark.usefixtures("none_is_silent")
 def test_another_publisher_takes_over_at_once_where_the_first_is_gone(drive) -> None:
     one = drive()
     one.steps(0, 3)
@@ -190,16 +197,49 @@ def test_where_rclpy_does_not_say_whose_an_image_is_none_is_taken_from_two(bench
     assert sources.image(None) == Verdict()
 
 
-def test_what_is_silent_is_measured_on_the_steady_clock(bench) -> None:
-    clock = SimpleNamespace(now=100.0)
-    sources = Publishers(bench().node, "/image", "/camera_info", lambda: clock.now)
+class Clocked:
+    """Publishers that are told the time. ``image(gid, at_s)``: whether everything starts afresh, and why it drops."""
 
-    def image(gid: bytes) -> tuple[bool, str]:
-        verdict = sources.image({"publisher_gid": {"data": gid}})
+    def __init__(self, one: Bench) -> None:
+        self._now = 0.0
+        self.publishers = Publishers(one.node, "/image", "/camera_info", lambda: self._now)
+
+    def image(self, gid: bytes, at_s: float) -> tuple[bool, str]:
+        self._now = 100.0 + at_s
+        verdict = self.publishers.image({"publisher_gid": {"data": gid}})
         return bool(verdict.restart), verdict.reason
 
-    assert image(b"a") == (False, "") and image(b"b") == (False, "other publisher")
-    clock.now += SILENT_S
-    assert image(b"b") == (False, "other publisher") and image(b"a") == (False, "")
-    clock.now += SILENT_S + 0.1
-    assert image(b"b") == (True, "") and image(b"a") == (False, "other publisher") and image(b"b") == (False, "")
+
+TAKEN, DROPPED, TAKES_OVER = (False, ""), (False, "other publisher"), (True, "")
+
+
+def test_what_is_silent_is_measured_on_the_steady_clock(bench) -> None:
+    one = Clocked(bench())
+    assert one.image(b"a", 0.0) == TAKEN and one.image(b"a", 0.1) == TAKEN and one.image(b"b", 0.1) == DROPPED
+    assert one.image(b"b", 0.1 + SILENT_S) == DROPPED and one.image(b"a", 0.2 + SILENT_S) == TAKEN
+    assert one.image(b"b", 0.3 + 2 * SILENT_S) == TAKES_OVER
+    assert one.image(b"a", 0.3 + 2 * SILENT_S) == DROPPED and one.image(b"b", 0.4 + 2 * SILENT_S) == TAKEN
+
+
+def test_slow_cameras_do_not_take_over_from_each_other(bench) -> None:
+    one = Clocked(bench())
+    for number in range(4):
+        assert one.image(b"a", 4.0 * number) == TAKEN
+        assert one.image(b"b", 4.0 * number + 2.0) == DROPPED
+    # The last came at 12 s; one of three images that are missing may be late.
+    assert one.image(b"b", 24.0) == DROPPED and one.image(b"b", 24.1) == TAKES_OVER
+
+
+def test_after_a_pause_a_publisher_is_not_waited_for_any_longer_than_before(bench) -> None:
+    one = Clocked(bench())
+    for at_s in (0.0, 0.1, 60.0):
+        assert one.image(b"a", at_s) == TAKEN
+    assert one.image(b"b", 60.5) == DROPPED and one.image(b"b", 61.1) == TAKES_OVER
+
+
+def test_publishers_that_come_and_go_are_forgotten(bench) -> None:
+    one = Clocked(bench())
+    one.image(b"a", 0.0)
+    for number in range(100):
+        assert one.image(str(number).encode(), 0.001 * number) == DROPPED
+    assert len(one.publishers._times) == 1 + KEPT_PUBLISHERS and one.image(b"a", 0.2) == TAKEN
