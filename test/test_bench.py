@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import cv2
@@ -283,6 +285,25 @@ def test_seeded_models_are_made_once_and_again_where_damaged(borrowed_engines, t
     (made.path / DECODER).write_bytes(b"damaged")
     assert cached_artifact(TINY, 160, 64, said.append).hash == made.hash
     assert "made again" in said[1] and [path.name for path in made.path.parent.iterdir()] == [made.path.name]
+
+
+def test_seeded_models_are_listed_and_cleaned_with_the_engines(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KYN_CACHE_DIR", str(tmp_path))
+    models = tmp_path / "models"
+    for name, days in (("seeded-a", 0), ("seeded-b", 3), (".making-new", 0), (".making-old", 4)):
+        (models / name).mkdir(parents=True)
+        (models / name / "weights").write_bytes(bytes(1_500_000))
+        os.utime(models / name, (time.time() - days * 86400,) * 2)
+    assert cli.main(["engine", "list"]) == 0
+    *listed, total = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == ["seeded-a", "seeded-b", ".making-old"]
+    assert total == f"0 engines, 0.0 MB, and 3 models of `kyn bench --seeded`, 4.5 MB, in {tmp_path}"
+    assert cli.main(["engine", "clean", "--older-than", "1"]) == 0
+    assert "removed 0 engines, 0.0 MB, and 2 models" in capsys.readouterr().out
+    assert sorted(path.name for path in models.iterdir()) == [".making-new", "seeded-a"]
+    assert cli.main(["engine", "clean", "--all"]) == 0
+    assert "1 model of `kyn bench --seeded`, 1.5 MB" in capsys.readouterr().out
+    assert [path.name for path in models.iterdir()] == [".making-new"], "it is being made"
 
 
 @pytest.mark.long

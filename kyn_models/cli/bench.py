@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seeded",
         choices=("resnet50", "kyn", f"{FRAMES}resnet18", f"{FRAMES}efficientnet_b5"),
         help="instead: bts with this encoder, kyn or dymultidepth, as published, weights that follow from their names "
-        "(they mean nothing), 192x640 rays (kyn: 96x320), 1,048,576 voxels in view",
+        "(they mean nothing), 192x640 rays (kyn: 96x320), 1,048,576 voxels in view; kept in the cache until "
+        "`kyn engine clean` removes it",
     )
     add_image_arguments(parser)
     parser.add_argument("--runtime", nargs="+", choices=tuple(RUNTIMES), help="else all that work here")

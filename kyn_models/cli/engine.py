@@ -1,19 +1,23 @@
-"""``kyn engine``: build TensorRT engines before they are needed, see which there are, remove them."""
+"""``kyn engine``: build TensorRT engines before they are needed, see which there are, remove them.
+
+What lies beside them in the cache is listed and removed too: the models of ``kyn bench --seeded``.
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kyn_models import runtimes
 from kyn_models.artifact import Artifact, default_artifact
-from kyn_models.cache import cache_root
+from kyn_models.cache import CachedModel, cache_root, cached_models, remove_model
 from kyn_models.cli.left_out import counted
 from kyn_models.models import FRAME_FAMILIES
-from kyn_models.runtimes.engine_cache import entries, remove
+from kyn_models.runtimes.engine_cache import Entry, entries, remove
 from kyn_models.runtimes.frames import choose_frames
 from kyn_models.runtimes.queries import LoadOptions
 from kyn_models.types import VoxelGridSpec
@@ -37,11 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="as depth_rays of the node (else 96 320)",
     )
     build.add_argument("--points", type=int, metavar="N", help="cells of the grid (else as the node's default grid)")
-    _action(actions, "list", "list the engines in the cache, the newest first")
-    clean = _action(actions, "clean", "remove engines from the cache")
+    _action(actions, "list", "list what is in the cache, the newest first: engines, and models of kyn bench --seeded")
+    clean = _action(actions, "clean", "remove engines, and models of kyn bench --seeded, from the cache")
     which = clean.add_mutually_exclusive_group(required=True)
     which.add_argument("--all", action="store_true", help="all of them")
-    which.add_argument("--older-than", type=float, metavar="DAYS", help="those built more than DAYS days ago")
+    which.add_argument("--older-than", type=float, metavar="DAYS", help="those made more than DAYS days ago")
 
 
 def _action(actions: Any, name: str, text: str) -> argparse.ArgumentParser:
@@ -84,17 +88,35 @@ def _list(args: argparse.Namespace) -> int:
             f"{asked}  {entry.nbytes / 1e6:.1f} MB  "
             f"{(time.time() - entry.built_s) / DAY_S:.1f} days old"
         )
-    print(f"{counted(len(found), 'engine')}, {sum(entry.nbytes for entry in found) / 1e6:.1f} MB in {cache_root()}")
+    models = cached_models()
+    for model in models:
+        days = (time.time() - model.made_s) / DAY_S
+        print(f"{model.folder.name}  model of `kyn bench --seeded`  {model.nbytes / 1e6:.1f} MB  {days:.1f} days old")
+    print(f"{_summed(found, models)}, in {cache_root()}")
     return 0
 
 
 def _clean(args: argparse.Namespace) -> int:
     if not args.all and not args.older_than >= 0:
         raise ValueError(f"--older-than: got {args.older_than}, expected a number of days, 0 or above")
-    chosen = [entry for entry in entries() if args.all or time.time() - entry.built_s > args.older_than * DAY_S]
-    for entry in chosen:
+
+    def chosen(made_s: float) -> bool:
+        return args.all or time.time() - made_s > args.older_than * DAY_S
+
+    engines = [entry for entry in entries() if chosen(entry.built_s)]
+    models = [model for model in cached_models() if chosen(model.made_s)]
+    for entry in engines:
         remove(entry, print)
-    print(
-        f"removed {counted(len(chosen), 'engine')}, {sum(e.nbytes for e in chosen) / 1e6:.1f} MB, from {cache_root()}"
-    )
+    for model in models:
+        remove_model(model)
+    print(f"removed {_summed(engines, models)}, from {cache_root()}")
     return 0
+
+
+def _summed(engines: Sequence[Entry], models: Sequence[CachedModel]) -> str:
+    """How many there are and what they take; models only where there are some."""
+    text = f"{counted(len(engines), 'engine')}, {sum(entry.nbytes for entry in engines) / 1e6:.1f} MB"
+    if models:
+        size_mb = sum(model.nbytes for model in models) / 1e6
+        text += f", and {counted(len(models), 'model')} of `kyn bench --seeded`, {size_mb:.1f} MB"
+    return text

@@ -20,7 +20,7 @@ from torch import nn
 from kyn_models import __version__
 from kyn_models import config as configuration
 from kyn_models.artifact import ENCODER, NETWORK, WEIGHTS, Artifact, Licences, Manifest, TrainingCamera, write_artifact
-from kyn_models.cache import cache_root
+from kyn_models.cache import MAKING, MODELS, cache_root
 from kyn_models.models.bts import Bts, BtsConfig
 from kyn_models.models.dymultidepth import DyMultiDepth, DyMultiDepthConfig
 from kyn_models.models.dymultidepth_official import CAMERA as FRAMES_CAMERA
@@ -137,7 +137,7 @@ def cached_artifact(
 
     key = zlib.crc32(repr((config, __version__)).encode())
     kind = {KynConfig: "kyn-", DyMultiDepthConfig: "dymultidepth-"}.get(type(config), "")
-    folder = cache_root() / "models" / f"seeded-{kind}{config.encoder}-{width}x{height}-{key:08x}"
+    folder = cache_root() / MODELS / f"seeded-{kind}{config.encoder}-{width}x{height}-{key:08x}"
     if folder.is_dir():
         try:
             artifact = Artifact.load(folder)
@@ -148,7 +148,7 @@ def cached_artifact(
             shutil.rmtree(folder)
     say(f"making a {kind}{config.encoder} of {width}x{height} with weights that follow from their names in {folder}")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=MAKING, dir=folder.parent) as scratch:
         made = Path(scratch) / folder.name
         _make(made, config, width, height)
         export(made)
