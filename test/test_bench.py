@@ -290,7 +290,7 @@ def test_seeded_models_are_made_once_and_again_where_damaged(borrowed_engines, t
 def test_seeded_models_are_listed_and_cleaned_with_the_engines(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("KYN_CACHE_DIR", str(tmp_path))
     models = tmp_path / "models"
-    for name, days in (("seeded-a", 0), ("seeded-b", 3), (".making-new", 0), (".making-old", 3)):
+    for name, days in (("seeded-a", 0), ("seeded-b", 3), (".making-new", 0), (".making-old", 4)):
         (models / name).mkdir(parents=True)
         (models / name / "weights").write_bytes(bytes(1_500_000))
         os.utime(models / name, (time.time() - days * 86400,) * 2)
