@@ -117,7 +117,7 @@ def test_auto_takes_the_first_that_passes_the_test(own: Artifact, monkeypatch: p
     pytest.importorskip("openvino", reason="the first of a machine without a GPU")
     assert choose_frames("auto", own, pytest.fail).name == "openvino"
     monkeypatch.setitem(sys.modules, "openvino", None)
-    for module in ("openvino_frames", "openvino_runtime"):
+    for module in ("openvino_frames", "openvino_runtime", "quiet_openvino"):
         monkeypatch.delitem(sys.modules, f"kyn_models.runtimes.{module}")
     assert choose_frames("auto", own, pytest.fail).name == "onnxruntime"
     with pytest.raises(runtimes.RuntimeFailed, match="runtime openvino: not installed .*pip install openvino numba"):
