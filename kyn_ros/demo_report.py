@@ -83,9 +83,11 @@ class _Listener:
         self._recorder, self._executor = recorder, executor
         self._status: dict[str, str] = {}
         self._warnings: dict[str, str] = {}
+        self._reports = 0
         recorder.create_subscription(DiagnosticArray, "/diagnostics", self._diagnosed, 10)
 
     def _diagnosed(self, message: DiagnosticArray) -> None:
+        self._reports += 1
         for status in message.status:
             self._status.update({pair.key: pair.value for pair in status.values})
             fault = status.level in (DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
@@ -111,7 +113,7 @@ class _Listener:
         while done_at is None or time.monotonic() - done_at < DRAIN_SECONDS:
             self._executor.spin_once(timeout_sec=0.05)
             grids = len(self._recorder.arrivals["occupancy_grid"])
-            if grids != shown and (grids == frames or time.monotonic() - said_at > PROGRESS_S):
+            if grids != shown and time.monotonic() - said_at > PROGRESS_S:
                 # Whole lines: what the nodes say meanwhile stands between them.
                 print(f"  answered {grids} of {frames} frames", flush=True)
                 shown, said_at = grids, time.monotonic()
@@ -120,10 +122,11 @@ class _Listener:
             if done_at is None and replay.poll() is not None:
                 done_at = time.monotonic()
             if done_at is not None and self._complete(frames):
-                said = self._recorder.messages["/diagnostics"]
-                reports = said if reports < 0 else reports
-                if said > reports and "runtime" in self._status:
+                reports = self._reports if reports < 0 else reports
+                if self._reports > reports and "runtime" in self._status:
                     break
+        if grids != shown:
+            print(f"  answered {grids} of {frames} frames")
         arrivals, messages = dict(self._recorder.arrivals), dict(self._recorder.messages)
         warnings = list(dict.fromkeys(filter(None, self._warnings.values())))
         return Recording(arrivals, messages, grids, dict(self._status), warnings)

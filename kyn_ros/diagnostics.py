@@ -12,6 +12,7 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from kyn_models.artifact import TrainingCamera
 from kyn_models.predictor import Predictor
@@ -188,10 +189,15 @@ def second_publisher(node: Node, topic: str, what: str) -> str:
     """A sentence that names the publishers of a topic where there are several; empty where there are not."""
     if node.count_publishers(topic) < 2:
         return ""
-    names = sorted(
-        f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in node.get_publishers_info_by_topic(topic)
-    )
+    names = sorted(node_name(info) for info in node.get_publishers_info_by_topic(topic))
     return f"{what}: got {len(names)} publishers on {topic} ({', '.join(names)}), expected one"
+
+
+def node_name(info: TopicEndpointInfo) -> str:
+    """The full name of an endpoint's node; which node it is, discovery may learn later than that there is one."""
+    if info.node_name == "_NODE_NAME_UNKNOWN_":
+        return "a node whose name is not known yet"
+    return f"{info.node_namespace.rstrip('/')}/{info.node_name}"
 
 
 def make_status(name: str, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticStatus:

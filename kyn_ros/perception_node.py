@@ -199,9 +199,7 @@ class PerceptionNode(LifecycleNode):
 
     def _while_loading(self) -> bool:
         if (waited := time.monotonic() - self._loading_s) > STILL_LOADING_S:
-            self.get_logger().info(
-                f"still loading the model, {waited:.0f} s now", throttle_duration_sec=STILL_LOADING_S
-            )
+            self.get_logger().info(f"still loading the model, {waited:.0f} s now", throttle_duration_sec=5.0)
         self._publish_diagnostics()
         return not self._stop.is_set()
 

@@ -20,7 +20,7 @@ from rclpy.node import Node
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo
 
-from kyn_ros.diagnostics import second_publisher
+from kyn_ros.diagnostics import node_name, second_publisher
 
 SILENT_S, SILENT_PERIODS = 1.0, 3
 """After so long without an image of the publisher in use, and so many of its periods, another one takes its place."""
@@ -144,10 +144,7 @@ class Publishers:
 
     def _known(self, topic: str) -> dict[bytes, str]:
         """Names of the nodes that publish on a topic, as far as discovery knows, by gid."""
-        return {
-            bytes(info.endpoint_gid): f"{info.node_namespace.rstrip('/')}/{info.node_name}"
-            for info in self._node.get_publishers_info_by_topic(topic)
-        }
+        return {bytes(info.endpoint_gid): node_name(info) for info in self._node.get_publishers_info_by_topic(topic)}
 
     def _sentence(self, known: Mapping[bytes, str]) -> str:
         used = known.get(self._used or b"", "the first one")

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from rclpy.node import Node
 
+from kyn_ros.diagnostics import node_name
+
 ADVICE = "stop the others, or give each node a namespace (-r __ns:=/NAME)"
 
 
@@ -18,7 +20,7 @@ def rivals(node: Node, topics: Iterable[str]) -> str:
     shared = [topic for topic in topics if node.count_publishers(topic) > 1]
     if shared:
         infos = node.get_publishers_info_by_topic(shared[0])
-        names = ", ".join(sorted(f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in infos))
+        names = ", ".join(sorted(map(node_name, infos)))
         others = f" and on {len(shared) - 1} other topics of this node" if len(shared) > 1 else ""
         return f"outputs: got {len(infos)} publishers on {shared[0]} ({names}){others}, expected {own} alone; {ADVICE}"
     alike = [f"{space.rstrip('/')}/{name}" for name, space in node.get_node_names_and_namespaces()].count(own)

@@ -10,6 +10,9 @@ from bench import SECOND
 from diagnostic_msgs.msg import DiagnosticStatus
 from nav_msgs.msg import OccupancyGrid
 from processes import Process, parameters
+from rclpy.topic_endpoint_info import TopicEndpointInfo
+
+from kyn_ros.diagnostics import node_name
 
 ADVICE = "stop the others, or give each node a namespace (-r __ns:=/NAME)"
 
@@ -47,6 +50,13 @@ def test_a_second_node_process_is_named_by_both_unless_it_has_a_namespace(bench,
         assert one.ros.spin_until(lambda: one.peer.count_publishers("/front/occupancy_grid"))
         assert one.ask_status("outputs").level == DiagnosticStatus.OK
     with Process("kyn_ros.perception_node", *arguments) as second:
-        status = one.wait_for_status("outputs", DiagnosticStatus.WARN, "other topics of this node", 30.0)
-        assert "got 2 publishers on /occupancy_grid (/perception_node, /perception_node)" in status.message
-        second.wait_for_text("got 2 publishers on /occupancy_grid (/perception_node, /perception_node)")
+        both = "got 2 publishers on /occupancy_grid (/perception_node, /perception_node) and on "
+        one.wait_for_status("outputs", DiagnosticStatus.WARN, both, 30.0)
+        second.wait_for_text("got 2 publishers on /occupancy_grid (")
+
+
+def test_a_node_that_is_not_named_yet_is_said_to_be_so() -> None:
+    info = TopicEndpointInfo(node_name="_NODE_NAME_UNKNOWN_", node_namespace="_NODE_NAMESPACE_UNKNOWN_")
+    assert node_name(info) == "a node whose name is not known yet"
+    assert node_name(TopicEndpointInfo(node_name="a", node_namespace="/")) == "/a"
+    assert node_name(TopicEndpointInfo(node_name="a", node_namespace="/front")) == "/front/a"
