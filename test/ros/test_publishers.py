@@ -149,6 +149,15 @@ def test_a_second_publisher_that_is_silent_costs_nothing(drive) -> None:
     assert one.one.drops() == {} and one.one.ask_status("input").level == DiagnosticStatus.OK
 
 
+def test_the_first_image_may_come_long_after_its_camera_info(bench) -> None:
+    one = bench()
+    for number in range(20):
+        one.send(info=info_of(SECOND + number * 50 * MS))
+        one.ros.spin_for(0.01)
+    one.send(image_of(128, SECOND))
+    assert one.ros.spin_until(lambda: one.grids) and one.grids[0].header.stamp.sec == 1
+
+
 @pytest.mark.usefixtures("none_is_silent")
 def test_another_publisher_takes_over_at_once_where_the_first_is_gone(drive) -> None:
     one = drive()
