@@ -77,7 +77,6 @@ class Frames:
             self._restarts += 1
             self._window.reset(cause)
             self._waiting.clear()
-            self._converted.clear()
             self._fates.leave(lambda arrival: arrival is self._asked, fate)
 
     def begin(self, arrival: Arrival) -> bool:
@@ -125,9 +124,9 @@ class Frames:
             with self._lock:
                 self._check_restart()
                 self._asked = choice.key.arrival
-                if not broken and self._asked in self._fates:
+                if not broken:
                     return Chosen(choice, frames, (newest.stamp_ns - choice.key.stamp_ns) * 1e-6, pose_ms)
-                choice = self._window.choose_again([placed for placed, _ in broken]) if broken else None
+                choice = self._window.choose_again([placed for placed, _ in broken])
         with self._lock:
             self._asked = None
             self._leave()
@@ -146,10 +145,7 @@ class Frames:
                 broken.append((placed, error))
                 continue
             frames.append(frame)
-            with self._lock:
-                # After a restart another image may have this stamp.
-                self._check_restart()
-                self._converted[placed.arrival] = frame
+            self._converted[placed.arrival] = frame
         return tuple(frames), broken
 
     def answered(self, chosen: Chosen, frames_used: int) -> None:
@@ -222,13 +218,11 @@ class Frames:
         return ready
 
     def _take_waiting(self, arrival: Arrival) -> list[Arrival]:
-        """Images up to ``arrival``, of its camera, oldest first; no longer waiting."""
-        stamp_ns, camera = arrival.stamp_ns, arrival.image.header.frame_id
+        """Images up to ``arrival``, oldest first; no longer waiting."""
         with self._lock:
             self._check_restart()
-            taken = [one for one in self._waiting if one.stamp_ns < stamp_ns and one.image.header.frame_id == camera]
-            later = [one for one in self._waiting if one.stamp_ns > stamp_ns]
-            self._waiting = later
+            taken = [one for one in self._waiting if one.stamp_ns < arrival.stamp_ns]
+            self._waiting = [one for one in self._waiting if one.stamp_ns > arrival.stamp_ns]
         return [*taken, arrival]
 
     def _wait_on(self, images: list[Arrival]) -> None:

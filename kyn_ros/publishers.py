@@ -21,11 +21,11 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo
 
 from kyn_ros.diagnostics import node_name, second_publisher
+from kyn_ros.pairing import KEPT_INFOS
 
 SILENT_S, SILENT_PERIODS = 1.0, 3
 """After so long without an image of the publisher in use, and so many of its periods, another one takes its place."""
 KEPT_TIMES, KEPT_PUBLISHERS = 3, 8
-KEPT_INFOS = 10
 PROCESS_BYTES = 12
 """With DDS, gids of one process begin with the same bytes, those of two processes with others."""
 ADVICE = "stop the others, or give each camera a node of its own, in a namespace"
@@ -119,14 +119,14 @@ class Publishers:
     def info(self, message: CameraInfo, source: Source) -> bool:
         """Whether a CameraInfo may be of the images that are taken: not if it is of another camera.
 
-        Else two cameras that name the same frame would exchange their focal lengths.
+        Else two cameras that name the same frame would exchange their focal lengths. Before the first image nobody
+        knows: then that brings ``latest_infos``.
         """
         gid = gid_of(source)
         if gid is None:
             return True
         self._infos.append((gid, message))
-        several = max(map(self._node.count_publishers, (self._image_topic, self._info_topic))) > 1
-        return not several or self._belongs()(gid)
+        return self._belongs()(gid)
 
     def latest_infos(self) -> list[CameraInfo]:
         """What was last published of the camera whose images are taken, oldest first; it may be older than they are."""
@@ -137,7 +137,7 @@ class Publishers:
         """Whether the CameraInfo of a publisher is of the images that are taken: if one is known to be, only that."""
         others, infos = self._known(self._image_topic), self._known(self._info_topic)
         name = others.pop(self._used or b"", "")
-        process = (self._used or b"")[:PROCESS_BYTES] if name in others.values() else b""
+        process = (self._used or b"")[:PROCESS_BYTES]
         own = {gid for gid, node in infos.items() if node == name and gid.startswith(process)}
         foreign = {gid for gid, node in infos.items() if node in others.values()}
         return lambda gid: gid in own if own else gid not in foreign

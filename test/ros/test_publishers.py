@@ -10,7 +10,7 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
 
-from bench import CAMERA, SECOND, Bench, image_of, info_of, values_of
+from bench import CAMERA, FRAME, SECOND, Bench, image_of, info_of, values_of
 from diagnostic_msgs.msg import DiagnosticStatus
 from posed_drive import MS
 from rclpy.context import Context
@@ -38,9 +38,11 @@ class SecondCamera:
         one.wait_for_subscriptions()
         assert one.ros.spin_until(lambda: self._image.get_subscription_count() and self._info.get_subscription_count())
 
-    def send(self, stamp_ms: int, grey: int = 128, camera: Intrinsics = CAMERA) -> None:
-        self._info.publish(info_of(stamp_ms * MS, camera))
-        self._image.publish(image_of(grey, stamp_ms * MS, camera))
+    def send(self, stamp_ms: int, camera: Intrinsics = CAMERA, frame: str = FRAME) -> None:
+        image, info = image_of(128, stamp_ms * MS, camera), info_of(stamp_ms * MS, camera)
+        image.header.frame_id = info.header.frame_id = frame
+        self._info.publish(info)
+        self._image.publish(image)
         self._one.ros.spin_for(0.1)
 
     def send_info(self, stamp_ms: int) -> None:
@@ -147,6 +149,15 @@ def test_a_second_publisher_that_is_silent_costs_nothing(drive) -> None:
     assert one.one.drops() == {} and one.one.ask_status("input").level == DiagnosticStatus.OK
 
 
+def test_the_first_image_may_come_long_after_its_camera_info(bench) -> None:
+    one = bench()
+    for number in range(20):
+        one.send(info=info_of(SECOND + number * 50 * MS))
+        one.ros.spin_for(0.01)
+    one.send(image_of(128, SECOND))
+    assert one.ros.spin_until(lambda: one.grids) and one.grids[0].header.stamp.sec == 1
+
+
 @pytest.mark.usefixtures("none_is_silent")
 def test_another_publisher_takes_over_at_once_where_the_first_is_gone(drive) -> None:
     one = drive()
@@ -162,6 +173,18 @@ def test_another_publisher_takes_over_at_once_where_the_first_is_gone(drive) -> 
     values = one.frames()[2]
     assert values["reset: change of publisher"] == "1" and one.one.drops() == {"other publisher": 1}
     assert values_of(one.one.ask_status("input"))["restarts"] == "1"
+
+
+def test_what_was_known_of_the_first_publisher_is_forgotten_where_another_takes_over(bench) -> None:
+    """Its frame, its stamps, and its CameraInfo, which has the stamp of the image."""
+    one = bench()
+    one.ask(128, 2 * SECOND)
+    second = SecondCamera(one)
+    one.send(info=info_of(1100 * MS))
+    one.ros.spin_for(0.1)
+    leave(one)
+    second.send(1100, frame="rear_optical")
+    assert one.ros.spin_until(lambda: len(one.grids) == 2) and one.drops() == {}
 
 
 def test_another_publisher_takes_over_from_one_that_fell_silent(bench) -> None:
