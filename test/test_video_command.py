@@ -258,5 +258,5 @@ def test_the_rise_begins_with_the_depth_map_and_ends_with_a_map_of_the_street(mo
         assert np.abs(colour(x, y) - views.OCCUPIED_COLOUR).max() < 12, (x, y)
     for x, y in ((16, 0), (12.5, 4), (16, 8), (20, 4), (28, -5)):
         assert np.abs(colour(x, y) - views.FREE_COLOUR).max() < 12, (x, y)
-    for x, y in ((5, 12), (5, -12)):
+    for x, y in ((7, 14), (7, -14)):
         assert np.abs(colour(x, y) - views.UNKNOWN_COLOUR).max() < 12, (x, y)
