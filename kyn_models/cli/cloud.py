@@ -9,7 +9,7 @@ from pathlib import Path
 from kyn_models.artifact import Artifact
 from kyn_models.cli.eval import check_writable, progress
 from kyn_models.cli.left_out import counted
-from kyn_models.cli.model_options import add_model, add_runtime
+from kyn_models.cli.model_options import add_model, add_roi, add_runtime
 from kyn_models.cli.unused import refuse
 from kyn_models.data.kitti360 import Kitti360
 from kyn_models.data.kitti_odometry_drive import POSE_FOLDERS, OdometryDrive
@@ -46,13 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-frames", type=int, default=1, metavar="N", help="only cubes into which N frames put points (else 1)"
     )
-    parser.add_argument(
-        "--roi",
-        type=int,
-        nargs=4,
-        metavar=("TOP", "BOTTOM", "LEFT", "RIGHT"),
-        help="only these rows and columns of the depth images, ends exclusive (else all)",
-    )
+    add_roi(parser, "only these rows and columns of the depth images")
     parser.add_argument(
         "--without-moving",
         action="store_true",

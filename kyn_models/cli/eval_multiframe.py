@@ -12,6 +12,7 @@ from kyn_models.artifact import Artifact
 from kyn_models.cli import eval as shared
 from kyn_models.cli.eval_nvs import HELD_OUT_FRAMES, HELD_OUT_SEED
 from kyn_models.cli.left_out import counted
+from kyn_models.cli.model_options import add_roi, add_runtime
 from kyn_models.cli.unused import refuse
 from kyn_models.data.calibration import resized_source
 from kyn_models.data.kitti_odometry_drive import POSE_FOLDERS, sequences_of
@@ -19,9 +20,8 @@ from kyn_models.data.kitti_odometry_frames import EVALUATION, KittiOdometryFrame
 from kyn_models.metrics import DepthScores
 from kyn_models.models import FRAME_FAMILIES
 from kyn_models.roi import inside
-from kyn_models.runtimes import NAMES
 from kyn_models.runtimes.frame_queries import FramesRuntime
-from kyn_models.runtimes.queries import PRECISIONS, LoadOptions
+from kyn_models.runtimes.queries import LoadOptions
 from kyn_models.types import Sample
 
 OF_LAYOUTS = {
@@ -64,18 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frames", type=int, metavar="N", help=f"streets: how many, one per street (else {HELD_OUT_FRAMES})"
     )
     parser.add_argument("--far", type=float, default=evaluate_frames.FAR_M, metavar="M", help="truth up to (else 80)")
-    parser.add_argument(
-        "--roi",
-        type=int,
-        nargs=4,
-        metavar=("TOP", "BOTTOM", "LEFT", "RIGHT"),
-        help="score only these rows and columns of the model's image, ends exclusive (else all)",
-    )
+    add_roi(parser, "score only these rows and columns of the model's image")
     parser.add_argument(
         "--median-scaling", action="store_true", help="scale every answer to the median of the true inverse depth"
     )
-    parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the networks (else auto)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
+    add_runtime(parser)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the scores of each frame")
     parser.add_argument("--strict", action="store_true", help="a frame that cannot be read is an error (else left out)")
 

@@ -19,3 +19,14 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     """``--runtime`` and ``--precision``."""
     parser.add_argument("--runtime", choices=NAMES, default="auto", help="what runs the network (else auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of convolutions (else auto)")
+
+
+def add_roi(parser: argparse.ArgumentParser, what: str) -> None:
+    """``--roi``, a part of an image. what: is done with it."""
+    parser.add_argument(
+        "--roi",
+        type=int,
+        nargs=4,
+        metavar=("TOP", "BOTTOM", "LEFT", "RIGHT"),
+        help=f"{what}, ends exclusive (else all)",
+    )
